@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * precommit.h
+ *		From captured changes to an entry of the log, at commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_PRECOMMIT_H
+#define COZE_PRECOMMIT_H
+
+#include "postgres.h"
+
+#include "base/version.h"
+
+/* Transaction and subtransaction callbacks; once, from _PG_init. */
+extern void coze_capture_init(void);
+
+/*
+ * This transaction shall leave an entry even if it captures nothing: a beat.
+ * Assigns an xid.
+ */
+extern void coze_capture_beat(void);
+
+/* The version of the entry that this backend's last committed transaction left; hlc 0: none yet. */
+extern CozeVersion coze_capture_last_version(void);
+
+#endif							/* COZE_PRECOMMIT_H */

@@ -1,0 +1,2 @@
+\echo Use "CREATE EXTENSION cozesync" to load this file. \quit
+

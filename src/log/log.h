@@ -1,0 +1,98 @@
+/*-------------------------------------------------------------------------
+ *
+ * log.h
+ *		The change log: append to it, read it.
+ *
+ * The log is a ring of COZE_LOG_SEGMENTS segments, each a pair of tables:
+ * cozesync.log_N (origin, hlc, chunks, payload), unique on (origin, hlc), holds the
+ * heads of entries; cozesync.chunk_N (id, seq, payload), unique on (id, seq), the
+ * bodies of entries too large for one row.  chunks is 0 or the id of the chunks,
+ * which lie in the segments that were current when they were written.
+ *
+ * Rows are only inserted, with the rights of nobody; a segment is emptied by TRUNCATE,
+ * never by DELETE.  A transaction keeps its RowExclusiveLock on every segment
+ * that it wrote in until it ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_LOG_H
+#define COZE_LOG_H
+
+#include "postgres.h"
+
+#include "utils/snapshot.h"
+
+#include "base/vector.h"
+#include "base/wire.h"
+
+#define COZE_LOG_SEGMENTS 8
+
+/* --- appending, in the current transaction ------------------------------------ */
+
+/* Id for the chunks of this transaction: its 64-bit xid, assigned if need be. */
+extern int64 coze_log_chunks_id(void);
+/* data: a chunk as coze_wire_put_chunk() makes it, at most COZE_WIRE_PIECE_MAX + 64 bytes */
+extern void coze_log_append_chunk(int64 chunks, uint64 seq, const char *data, Size size);
+/* head: as coze_wire_put_head() makes it, same limit */
+extern void coze_log_append_head(CozeVersion version, int64 chunks, const char *head, Size size);
+/* Descriptors are kept in cozesync.descriptor (hash, payload), duplicates are harmless. */
+extern bool coze_log_has_descriptor(uint64 hash);	/* latest snapshot and own changes */
+extern void coze_log_put_descriptor(uint64 hash, const char *data, Size size);
+extern char *coze_log_get_descriptor(uint64 hash, Size *size);	/* palloc'd; NULL: unknown */
+
+/* --- reading --------------------------------------------------------------------- */
+
+typedef struct CozeLogEntry
+{
+	CozeVersion version;
+	int64		chunks;			/* 0: body inline in head */
+	const char *head;			/* encoded; valid until the next call */
+	Size		size;
+} CozeLogEntry;
+
+typedef struct CozeLogReader CozeLogReader;
+
+/*
+ * Entries of each origin o with after[o] < hlc <= upto[o], in version order over
+ * all origins.  Origins that upto does not name are not read.  What upto may name:
+ * horizon - 1 for the own origin, coze_held() for others (or more, for who wants
+ * to see what is visible above the horizon).
+ *
+ * The snapshot must be registered or active and live until close.  The caller
+ * took it after it read the horizon.  Because TRUNCATE is not MVCC-safe, the
+ * caller checks after reading that coze_cut() has not passed what it asked
+ * for: coze_log_read_is_whole().
+ */
+extern CozeLogReader *coze_log_open(const CozeVector *after, const CozeVector *upto,
+									Snapshot snapshot);
+extern bool coze_log_next(CozeLogReader *reader, CozeLogEntry *entry);
+extern void coze_log_close(CozeLogReader *reader);
+extern bool coze_log_read_is_whole(const CozeVector *after);
+
+/* Calls for every chunk row of an entry, in order of seq; payload as stored. */
+typedef void (*CozeChunkCallback) (void *arg, const char *data, Size size);
+extern void coze_log_read_chunks(int64 chunks, Snapshot snapshot, CozeChunkCallback callback,
+								 void *arg);
+
+/* The last entry of an origin at or below hlc: false if none is in the log. */
+extern bool coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
+						  CozeHlc *hlc, char **head, Size *size);
+
+/* --- segments and the cut (segment.c, prune.c) --------------------------------------- */
+
+extern int64 coze_log_size(void);	/* bytes on disk, all segments */
+
+/*
+ * The node's upkeep, by the applier between its transactions, in a transaction of
+ * its own each: move the cut as far as the members' entries allow and write the
+ * base vector; rotate and empty segments.  Returns true if anything was done.
+ */
+extern bool coze_log_prune(void);
+extern bool coze_log_rotate(void);
+
+/* Does this node owe the group a beat?  cut.h's rule on what the log says. */
+extern bool coze_log_beat_due(void);
+
+/* An entry without changes, in the current transaction (capture/precommit.c). */
+
+#endif							/* COZE_LOG_H */

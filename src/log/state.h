@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.h
+ *		What the processes of one database share: who the node is, its clock,
+ *		what it holds.
+ *
+ * Everything here is read off durable tables (cozesync.local_node, the change
+ * log, cozesync.base) before its first use after a server start, so that a
+ * crash loses nothing.
+ *
+ * Locking: each database has one LWLock.  It guards the clock together with the
+ * vector, so that an hlc and the vector seen at it are drawn as one.  It is
+ * held for a few instructions, never over I/O on tables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_STATE_H
+#define COZE_STATE_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "storage/latch.h"
+
+#include "base/vector.h"
+#include "base/version.h"
+
+typedef enum CozeNodeState
+{
+	COZE_NODE_NONE,				/* no member of a group */
+	COZE_NODE_JOINING,			/* being copied; writes to synced tables are refused */
+	COZE_NODE_READY,
+	COZE_NODE_LEFT,				/* left or was dropped; kept for salvage() */
+} CozeNodeState;
+
+/* Processes that others wake. */
+typedef enum CozeWorkerKind
+{
+	COZE_WORKER_LINKER,			/* woken by commits with an entry, by group changes */
+	COZE_WORKER_APPLIER,		/* woken by receivers, by group changes */
+} CozeWorkerKind;
+
+/* --- start-up --------------------------------------------------------------- */
+
+extern Size coze_state_shmem_size(void);
+extern void coze_state_shmem_init(void);
+
+/* Is the library in shared_preload_libraries? */
+extern bool coze_preloaded(void);
+
+/* ERROR with the line to add, unless coze_preloaded(). */
+extern void coze_check_preloaded(void);
+
+/*
+ * Make this database's shared state usable, reading it from the tables if
+ * nobody has since the server started.  Needs a transaction.  Returns the
+ * node's state.  Cheap when done already.
+ */
+extern CozeNodeState coze_attach(void);
+
+/* ERROR object_not_in_prerequisite_state unless this database is a member. */
+extern void coze_check_member(void);
+
+/*
+ * This transaction changed cozesync.local_node (or restored the log): everybody
+ * attaches anew, this backend at once, the others when it has ended.
+ */
+extern void coze_detach_at_end(void);
+
+/* --- the node (after coze_attach) --------------------------------------------- */
+
+extern CozeOrigin coze_own_origin(void);
+extern CozeNodeState coze_node_state(void);
+extern const uint8 *coze_group_id(void);	/* 16 bytes */
+
+/* --- clock --------------------------------------------------------------------- */
+
+/*
+ * At pre-commit, in this order: publish a lower bound of the hlc to come, do what
+ * may take long, draw, append the entry.  The commit or abort callback in
+ * state.c withdraws the bound, after the transaction has become visible.
+ */
+extern void coze_clock_publish(void);
+
+/* Draw the hlc and copy V (without the own origin) in one critical section. */
+extern CozeHlc coze_clock_draw(CozeVector *seen);
+
+/*
+ * Every entry of this node below the horizon has ended and is visible to any
+ * snapshot taken after this call.  pid: the backend that holds it back, or 0.
+ */
+extern CozeHlc coze_clock_horizon(int *held_back_by);
+
+/*
+ * The clock shall not fall behind an hlc received from a peer.  False, and
+ * nothing done, if that is ahead of our wall clock by more than
+ * cozesync.max_clock_drift.
+ */
+extern bool coze_clock_advance(CozeHlc received);
+
+extern CozeHlc coze_clock_last(void);
+
+/* --- the vector -------------------------------------------------------------------- */
+
+/*
+ * What is applied here and visible, of all origins but the own; a pending
+ * transaction counts iff it has committed.
+ */
+extern void coze_held(CozeVector *v);
+extern CozeHlc coze_held_of(CozeOrigin origin);
+
+/*
+ * The highest own hlc that is known to have committed here and lies below the
+ * horizon: the own component of vector().
+ */
+extern CozeHlc coze_own_committed(void);
+
+/*
+ * Before the applier commits: with this transaction, which has an xid, entries of
+ * these origins up to these hlcs become visible.  Withdrawn or made part of the
+ * vector by state.c's transaction callback.
+ */
+extern void coze_held_pending(const CozeVector *progress);
+
+/* --- durability ------------------------------------------------------------------- */
+
+/*
+ * Flush the WAL of everything that was visible when this was called, local
+ * or applied.  Before anything leaves the node.
+ */
+extern void coze_flush(void);
+
+/* --- the cut --------------------------------------------------------------------------- */
+
+extern CozeHlc coze_cut(void);
+
+/* After the transaction that stored it in cozesync.local_node commits. */
+extern void coze_set_cut_at_commit(CozeHlc cut);
+
+/* --- the log's current segment ------------------------------------------------------------ */
+
+extern int	coze_current_segment(void);
+extern void coze_set_current_segment(int segment);
+
+/* --- group changes, waking ------------------------------------------------------------------ */
+
+/* Rises whenever members, links, tables or rules have changed (at commit). */
+extern uint64 coze_group_generation(void);
+extern void coze_group_changed_at_commit(void);
+
+/* This process is the worker of its kind until it exits; ERROR if there is one. */
+extern void coze_worker_register(CozeWorkerKind kind);
+extern int	coze_worker_pid(CozeWorkerKind kind);
+extern void coze_worker_wake(CozeWorkerKind kind);
+
+/* Backends that wait for new entries (pull links, wait_for_*): latch set at commits. */
+extern void coze_waiter_add(void);
+extern void coze_waiter_remove(void);
+extern void coze_waiters_wake(void);
+
+#endif							/* COZE_STATE_H */
