@@ -6,6 +6,9 @@
  * What StringInfo is in the server, without its limit of 1 GB and usable
  * outside of a backend.  Integers go in in network byte order.
  *
+ * In the server the bytes lie in the memory context that is current when the
+ * first byte goes in, and stay there.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef COZE_BUF_H
@@ -24,6 +27,71 @@ typedef struct CozeBuf
 
 extern void coze_buf_enlarge(CozeBuf *buf, Size more);
 
+/* Something outgrew its length field: an ERROR, or the end where there is none. */
+extern void coze_buf_too_large(void) __attribute__((noreturn));
+
+/* --- integers in network byte order, at any address ------------------------ */
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define COZE_NET16(x) __builtin_bswap16(x)
+#define COZE_NET32(x) __builtin_bswap32(x)
+#define COZE_NET64(x) __builtin_bswap64(x)
+#else
+#define COZE_NET16(x) (x)
+#define COZE_NET32(x) (x)
+#define COZE_NET64(x) (x)
+#endif
+
+static inline void
+coze_store_u16(char *to, uint16 value)
+{
+	value = COZE_NET16(value);
+	memcpy(to, &value, sizeof(value));
+}
+
+static inline void
+coze_store_u32(char *to, uint32 value)
+{
+	value = COZE_NET32(value);
+	memcpy(to, &value, sizeof(value));
+}
+
+static inline void
+coze_store_u64(char *to, uint64 value)
+{
+	value = COZE_NET64(value);
+	memcpy(to, &value, sizeof(value));
+}
+
+static inline uint16
+coze_load_u16(const char *from)
+{
+	uint16		value;
+
+	memcpy(&value, from, sizeof(value));
+	return COZE_NET16(value);
+}
+
+static inline uint32
+coze_load_u32(const char *from)
+{
+	uint32		value;
+
+	memcpy(&value, from, sizeof(value));
+	return COZE_NET32(value);
+}
+
+static inline uint64
+coze_load_u64(const char *from)
+{
+	uint64		value;
+
+	memcpy(&value, from, sizeof(value));
+	return COZE_NET64(value);
+}
+
+/* --- the buffer ------------------------------------------------------------ */
+
 static inline void
 coze_buf_init(CozeBuf *buf)
 {
@@ -38,9 +106,12 @@ coze_buf_reserve(CozeBuf *buf, Size more)
 		coze_buf_enlarge(buf, more);
 }
 
+/* data must not lie in buf. */
 static inline void
 coze_buf_put(CozeBuf *buf, const void *data, Size size)
 {
+	if (size == 0)
+		return;
 	coze_buf_reserve(buf, size);
 	memcpy(buf->data + buf->size, data, size);
 	buf->size += size;
@@ -56,22 +127,25 @@ coze_buf_put_u8(CozeBuf *buf, uint8 value)
 static inline void
 coze_buf_put_u16(CozeBuf *buf, uint16 value)
 {
-	coze_buf_put_u8(buf, value >> 8);
-	coze_buf_put_u8(buf, value & 0xff);
+	coze_buf_reserve(buf, 2);
+	coze_store_u16(buf->data + buf->size, value);
+	buf->size += 2;
 }
 
 static inline void
 coze_buf_put_u32(CozeBuf *buf, uint32 value)
 {
-	coze_buf_put_u16(buf, value >> 16);
-	coze_buf_put_u16(buf, value & 0xffff);
+	coze_buf_reserve(buf, 4);
+	coze_store_u32(buf->data + buf->size, value);
+	buf->size += 4;
 }
 
 static inline void
 coze_buf_put_u64(CozeBuf *buf, uint64 value)
 {
-	coze_buf_put_u32(buf, value >> 32);
-	coze_buf_put_u32(buf, value & 0xffffffff);
+	coze_buf_reserve(buf, 8);
+	coze_store_u64(buf->data + buf->size, value);
+	buf->size += 8;
 }
 
 static inline void

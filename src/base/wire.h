@@ -50,7 +50,11 @@ typedef struct CozeEntryHead
 	Size		inline_size;
 } CozeEntryHead;
 
-/* CRC-32C, head and inline body, first in the bytes; checked by the decoder. */
+/*
+ * CRC-32C, head and inline body, first in the bytes; checked by the decoder.  Of
+ * the vector the encoder leaves out zeroes and the own origin, and the decoder
+ * refuses them.
+ */
 extern void coze_wire_put_head(CozeBuf *buf, const CozeEntryHead *head);
 extern const char *coze_wire_get_head(const char *data, Size size, CozeEntryHead *head);
 
@@ -58,8 +62,8 @@ extern const char *coze_wire_get_head(const char *data, Size size, CozeEntryHead
 extern uint32 coze_wire_head_crc(const char *data, Size size);
 
 /*
- * A chunk: number in the order of the body, CRC-32C, bytes of the body.  put
- * writes it around bytes that are there already; get points into the input.
+ * A chunk: CRC-32C, number in the order of the body, bytes of the body, at least
+ * one.  Numbers rise within an entry, with gaps.  get points into the input.
  */
 typedef struct CozeChunk
 {
@@ -127,13 +131,17 @@ typedef struct CozeChange
 
 /*
  * Encoding, in this order and streaming, so that capture copies each value
- * once: begin, the key values, then each part announced with put_part, and end,
- * which fills in the length.
+ * once: begin, the key values, the old key values if announced, then each image
+ * that was announced (new row, old row), with put_count before its values, the
+ * old unique values if announced, also after their count, and end, which fills
+ * in the length.
  *
- * begin: previous is the (relation, policy) of the change before it in the same
- * piece, or NULL.  A piece is what can vanish or be reordered alone (what one
+ * begin: parts are the flags OLD_KEY, OLD_UNIQUE, OLD_ROW, NEW_ROW; previous is
+ * the (relation, policy) of the change before it in the same piece, and is moved
+ * on, or NULL.  A piece is what can vanish or be reordered alone (what one
  * subtransaction captured between two others), so the first change of a piece
- * always names its relation.
+ * always names its relation.  Whoever takes back bytes of a piece sets its
+ * context back too.
  */
 typedef struct CozeChangeContext
 {
@@ -144,16 +152,66 @@ typedef struct CozeChangeContext
 extern Size coze_wire_begin_change(CozeBuf *buf, CozeChangeKind kind, uint8 parts,
 								   uint64 relation, CozeVersion policy,
 								   CozeChangeContext *previous, int nkeys);
-extern void coze_wire_put_count(CozeBuf *buf, int n);	/* before the values of an image */
-extern void coze_wire_put_value(CozeBuf *buf, const char *data, Size size);
-extern void coze_wire_put_null(CozeBuf *buf);
-extern void coze_wire_put_unique_value(CozeBuf *buf, uint16 column, const char *data, int64 size);
+extern void coze_wire_put_large_size(CozeBuf *buf, Size size);
 extern void coze_wire_end_change(CozeBuf *buf, Size begin);
+
+/* A value begins with its size in one byte, or with one of these. */
+#define COZE_VALUE_SMALL_MAX	250
+#define COZE_VALUE_NULL			251
+#define COZE_VALUE_SIZE16		252 /* size follows as u16 */
+#define COZE_VALUE_SIZE32		253 /* size follows as u32 */
+
+/* Most that is needed before the bytes of a value. */
+#define COZE_VALUE_HEADER_MAX	5
+
+/* How many values follow: of an image, or of the old unique values. */
+static inline void
+coze_wire_put_count(CozeBuf *buf, int n)
+{
+	coze_buf_put_u16(buf, (uint16) n);
+}
+
+/* The size of a value whose bytes the caller puts next; makes room for them. */
+static inline void
+coze_wire_put_size(CozeBuf *buf, Size size)
+{
+	coze_buf_reserve(buf, size + COZE_VALUE_HEADER_MAX);
+	if (size <= COZE_VALUE_SMALL_MAX)
+		buf->data[buf->size++] = (char) size;
+	else
+		coze_wire_put_large_size(buf, size);
+}
+
+static inline void
+coze_wire_put_value(CozeBuf *buf, const char *data, Size size)
+{
+	coze_wire_put_size(buf, size);
+	memcpy(buf->data + buf->size, data, size);
+	buf->size += size;
+}
+
+static inline void
+coze_wire_put_null(CozeBuf *buf)
+{
+	coze_buf_put_u8(buf, COZE_VALUE_NULL);
+}
+
+/* size < 0: NULL */
+static inline void
+coze_wire_put_unique_value(CozeBuf *buf, uint16 column, const char *data, int64 size)
+{
+	coze_buf_put_u16(buf, column);
+	if (size < 0)
+		coze_wire_put_null(buf);
+	else
+		coze_wire_put_value(buf, data, (Size) size);
+}
 
 /*
  * Reading a body change by change.  Bytes may come in pieces: feed() appends,
  * next() returns 1 and a change (valid until the next call), 0 when more bytes
- * are needed, -1 with reader->error set.
+ * are needed, -1 with reader->error set.  Memory grows with the bytes that were
+ * fed, never with what they claim.
  */
 typedef struct CozeChangeReader
 {
@@ -161,8 +219,9 @@ typedef struct CozeChangeReader
 	Size		pos;			/* of the next change in buf */
 	CozeChangeContext context;
 	const char *error;
-	int			cap;			/* room in the arrays below */
+	int			values_cap;
 	CozeValue  *values;
+	int			columns_cap;
 	uint16	   *columns;
 } CozeChangeReader;
 
@@ -199,11 +258,13 @@ typedef struct CozeDescriptor
 extern void coze_wire_put_descriptor(CozeBuf *buf, const CozeDescriptor *descriptor);
 /* decoder: everything coze_alloc'd; hash is left 0, see codec.h */
 extern const char *coze_wire_get_descriptor(const char *data, Size size, CozeDescriptor *descriptor);
+extern void coze_wire_free_descriptor(CozeDescriptor *descriptor);	/* a decoded one */
 
 /* --- frames: what a batch consists of -------------------------------------- */
 
 typedef enum CozeFrameKind
 {
+	COZE_FRAME_END = 0,			/* not a frame: none is left */
 	COZE_FRAME_RELATION = 'R',	/* a descriptor, before the first entry that names it */
 	COZE_FRAME_ENTRY = 'E',		/* an entry's head, with the position it continues */
 	COZE_FRAME_CHUNK = 'C',		/* the next chunk of the entry begun last */
@@ -219,7 +280,7 @@ typedef struct CozeFrame
 } CozeFrame;
 
 extern void coze_wire_put_frame(CozeBuf *buf, const CozeFrame *frame);
-/* Next frame at *pos, which moves on; frame->kind 0 at the end of the batch. */
+/* Next frame at *pos, which moves on; COZE_FRAME_END at the end of the batch. */
 extern const char *coze_wire_get_frame(const char *data, Size size, Size *pos, CozeFrame *frame);
 
 /* --- messages: what links say to each other --------------------------------- */
@@ -235,7 +296,7 @@ typedef struct CozePosition
 typedef struct CozePositions
 {
 	int			n;
-	CozePosition *p;
+	CozePosition *p;			/* sorted by origin */
 } CozePositions;
 
 /* First message, both ways. */
@@ -261,8 +322,13 @@ typedef struct CozeAck
 	CozeVector	queued;			/* received there in full */
 } CozeAck;
 
+/*
+ * Positions with hlc 0 are left out; decoders coze_alloc what has no fixed size.
+ * When a hello is refused for its protocol, hello->protocol is set.
+ */
 extern void coze_wire_put_hello(CozeBuf *buf, const CozeHello *hello);
 extern const char *coze_wire_get_hello(const char *data, Size size, CozeHello *hello);
+extern void coze_wire_free_hello(CozeHello *hello); /* a decoded one */
 extern void coze_wire_put_ack(CozeBuf *buf, const CozeAck *ack);
 extern const char *coze_wire_get_ack(const char *data, Size size, CozeAck *ack);
 
