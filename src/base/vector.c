@@ -9,7 +9,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "vector.h"
+#include "base/vector.h"
 
 /* The place of an origin, or where it would have to be inserted. */
 static int

@@ -12,7 +12,7 @@
 #ifndef COZE_VECTOR_H
 #define COZE_VECTOR_H
 
-#include "version.h"
+#include "base/version.h"
 
 typedef struct CozeVectorEntry
 {

@@ -12,7 +12,7 @@
 #ifndef COZE_VERSION_H
 #define COZE_VERSION_H
 
-#include "alloc.h"
+#include "base/alloc.h"
 
 /* Microseconds since the PostgreSQL epoch, as TimestampTz; 0: never, none. */
 typedef int64 CozeHlc;
