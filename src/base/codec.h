@@ -7,7 +7,12 @@
  * for common types, or as text where the binary form holds OIDs of this
  * database or does not exist.  The bytes do not depend on the session's
  * settings (client_encoding, DateStyle, search_path and the like), and encode and
- * decode need no snapshot for built-in types.
+ * decode need no snapshot for built-in types.  Characters are in the encoding of
+ * the database, which the nodes of a group have in common.
+ *
+ * Memory: encoding and decoding leave garbage in CurrentMemoryContext, which the
+ * caller resets after each row.  A codec belongs to one relation's plan; when a
+ * type in it is altered it must be made anew.
  *
  * This is the one part of base/ that needs the backend.
  *
@@ -34,8 +39,9 @@ extern void coze_codec_put(CozeCodec *codec, CozeBuf *buf, Datum value, bool isn
 
 /*
  * Decode bytes that an encoder with the same format made (binary as its
- * descriptor says).  Constraints of domains are checked.  Result in
- * CurrentMemoryContext, never pointing into data.  Bad bytes: ERROR.
+ * descriptor says).  Constraints of domains are checked, also for NULL, and the
+ * type modifier is applied.  Result in CurrentMemoryContext, never pointing into
+ * data.  Bad bytes: ERROR.
  */
 extern Datum coze_codec_get(CozeCodec *codec, bool binary, const CozeValue *value, bool *isnull);
 
