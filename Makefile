@@ -13,7 +13,8 @@ EXTVERSION = 0.1
 PGFILEDESC = "cozesync - multi-master replication by row triggers"
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
-INSTALL_SQL = $(sort $(wildcard src/install/*.sql))
+INSTALL_SQL = $(sort $(wildcard src/install/*.sql)) \
+	$(if $(COZE_TESTING),$(sort $(wildcard src/install/testing/*.sql)))
 DATA_built = cozesync--$(EXTVERSION).sql
 DATA = $(wildcard upgrade/cozesync--*--*.sql)
 

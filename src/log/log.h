@@ -74,6 +74,19 @@ typedef void (*CozeChunkCallback) (void *arg, const char *data, Size size);
 extern void coze_log_read_chunks(int64 chunks, Snapshot snapshot, CozeChunkCallback callback,
 								 void *arg);
 
+/*
+ * The same, one at a time: the first chunk of the entry with a number of at least
+ * from; false if there is none.  data is palloc'd.
+ */
+extern bool coze_log_read_chunk(int64 chunks, uint64 from, Snapshot snapshot,
+								uint64 *seq, char **data, Size *size);
+
+/*
+ * The last entry of this node that has committed and has none before it still to
+ * come: the own component of vector().  Needs a transaction.
+ */
+extern CozeHlc coze_own_committed(void);
+
 /* The last entry of an origin at or below hlc: false if none is in the log. */
 extern bool coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 						  CozeHlc *hlc, char **head, Size *size);
@@ -81,6 +94,7 @@ extern bool coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 /* --- segments and the cut (segment.c, prune.c) --------------------------------------- */
 
 extern int64 coze_log_size(void);	/* bytes on disk, all segments */
+extern int	coze_log_last_segment(void); /* where writing goes on after a restart */
 
 /*
  * The node's upkeep, by the applier between its transactions, in a transaction of
@@ -90,9 +104,14 @@ extern int64 coze_log_size(void);	/* bytes on disk, all segments */
 extern bool coze_log_prune(void);
 extern bool coze_log_rotate(void);
 
+/*
+ * Called in the transaction that moves the cut, before it is stored: what straddles
+ * the new cut must be kept as base records.
+ */
+typedef void (*CozePruneHook) (CozeHlc old_cut, CozeHlc new_cut);
+extern CozePruneHook coze_prune_hook;
+
 /* Does this node owe the group a beat?  cut.h's rule on what the log says. */
 extern bool coze_log_beat_due(void);
-
-/* An entry without changes, in the current transaction (capture/precommit.c). */
 
 #endif							/* COZE_LOG_H */

@@ -67,6 +67,9 @@ extern void coze_check_member(void);
  */
 extern void coze_detach_at_end(void);
 
+/* A database was dropped: its place in shared memory is free. */
+extern void coze_forget_database(Oid dboid);
+
 /* --- the node (after coze_attach) --------------------------------------------- */
 
 extern CozeOrigin coze_own_origin(void);
@@ -109,11 +112,8 @@ extern CozeHlc coze_clock_last(void);
 extern void coze_held(CozeVector *v);
 extern CozeHlc coze_held_of(CozeOrigin origin);
 
-/*
- * The highest own hlc that is known to have committed here and lies below the
- * horizon: the own component of vector().
- */
-extern CozeHlc coze_own_committed(void);
+/* The highest own hlc that has committed here, be there lower ones still to come. */
+extern CozeHlc coze_own_committed_max(void);
 
 /*
  * Before the applier commits: with this transaction, which has an xid, entries of
@@ -136,6 +136,10 @@ extern CozeHlc coze_cut(void);
 
 /* After the transaction that stored it in cozesync.local_node commits. */
 extern void coze_set_cut_at_commit(CozeHlc cut);
+
+/* The last pruned entry of an origin, 0 if none; raised before the cut moves. */
+extern CozeHlc coze_base_of(CozeOrigin origin);
+extern void coze_base_raise(CozeOrigin origin, CozeHlc hlc);
 
 /* --- the log's current segment ------------------------------------------------------------ */
 

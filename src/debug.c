@@ -1,0 +1,189 @@
+/*-------------------------------------------------------------------------
+ *
+ * debug.c
+ *		Places to stop at and rules to take out, for tests.
+ *
+ * Only in test builds.  A process that comes to a place for which a test has
+ * called cozesync.debug_stop() waits there until cozesync.debug_go().  A rule
+ * that was switched off stays off until it is switched on or the server stops.
+ * Both hold for the whole server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#ifdef COZE_TESTING
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "storage/spin.h"
+#include "utils/builtins.h"
+
+#include "debug.h"
+
+#define COZE_DEBUG_NAMES 64
+#define COZE_DEBUG_NAME_SIZE 48
+
+/* A name that is set; of a place also how many wait there. */
+typedef struct CozeDebugName
+{
+	char		name[COZE_DEBUG_NAME_SIZE];
+	int			waiting;
+} CozeDebugName;
+
+typedef struct CozeDebug
+{
+	slock_t		mutex;
+	pg_atomic_uint32 nset;		/* names in use: nothing to look for when 0 */
+	CozeDebugName points[COZE_DEBUG_NAMES];
+	CozeDebugName rules[COZE_DEBUG_NAMES];
+} CozeDebug;
+
+static CozeDebug *debug = NULL;
+
+Size
+coze_debug_shmem_size(void)
+{
+	return sizeof(CozeDebug);
+}
+
+void
+coze_debug_shmem_init(void)
+{
+	bool		found;
+
+	debug = ShmemInitStruct("cozesync debug", coze_debug_shmem_size(), &found);
+	if (!found)
+	{
+		memset(debug, 0, sizeof(CozeDebug));
+		SpinLockInit(&debug->mutex);
+		pg_atomic_init_u32(&debug->nset, 0);
+	}
+}
+
+static CozeDebugName *
+find(CozeDebugName *names, const char *name)
+{
+	for (int i = 0; i < COZE_DEBUG_NAMES; i++)
+		if (strcmp(names[i].name, name) == 0)
+			return &names[i];
+	return NULL;
+}
+
+/* Set or clear a name; the lock is taken here. */
+static void
+set(CozeDebugName *names, const char *name, bool on)
+{
+	CozeDebugName *entry;
+	bool		full = false;
+
+	SpinLockAcquire(&debug->mutex);
+	entry = find(names, name);
+	if (on && entry == NULL)
+	{
+		entry = find(names, "");
+		full = entry == NULL;
+		if (!full)
+		{
+			strlcpy(entry->name, name, sizeof(entry->name));
+			entry->waiting = 0;
+			pg_atomic_fetch_add_u32(&debug->nset, 1);
+		}
+	}
+	else if (!on && entry != NULL)
+	{
+		entry->name[0] = '\0';
+		pg_atomic_fetch_sub_u32(&debug->nset, 1);
+	}
+	SpinLockRelease(&debug->mutex);
+	if (full)
+		elog(ERROR, "too many debug names");
+}
+
+void
+coze_debug_point(const char *name)
+{
+	bool		counted = false;
+
+	if (debug == NULL || pg_atomic_read_u32(&debug->nset) == 0)
+		return;
+	for (;;)
+	{
+		CozeDebugName *entry;
+
+		SpinLockAcquire(&debug->mutex);
+		entry = find(debug->points, name);
+		if (entry != NULL && !counted)
+			entry->waiting++;
+		SpinLockRelease(&debug->mutex);
+		if (entry == NULL)
+			return;
+		counted = true;
+
+		/* a stopped process can be cancelled only where any could be */
+		if (InterruptHoldoffCount == 0 && CritSectionCount == 0)
+			CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000L);
+	}
+}
+
+bool
+coze_debug_rule_is_off(const char *name)
+{
+	bool		off;
+
+	if (debug == NULL || pg_atomic_read_u32(&debug->nset) == 0)
+		return false;
+	SpinLockAcquire(&debug->mutex);
+	off = find(debug->rules, name) != NULL;
+	SpinLockRelease(&debug->mutex);
+	return off;
+}
+
+PG_FUNCTION_INFO_V1(coze_debug_stop);
+PG_FUNCTION_INFO_V1(coze_debug_go);
+PG_FUNCTION_INFO_V1(coze_debug_waiting);
+PG_FUNCTION_INFO_V1(coze_debug_rule);
+
+/* debug_stop(point text): whoever comes to this place waits. */
+Datum
+coze_debug_stop(PG_FUNCTION_ARGS)
+{
+	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), true);
+	PG_RETURN_VOID();
+}
+
+/* debug_go(point text): let them go on. */
+Datum
+coze_debug_go(PG_FUNCTION_ARGS)
+{
+	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	PG_RETURN_VOID();
+}
+
+/* debug_waiting(point text) returns bool: does anybody wait there? */
+Datum
+coze_debug_waiting(PG_FUNCTION_ARGS)
+{
+	CozeDebugName *entry;
+	bool		waiting;
+
+	SpinLockAcquire(&debug->mutex);
+	entry = find(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	waiting = entry != NULL && entry->waiting > 0;
+	SpinLockRelease(&debug->mutex);
+	PG_RETURN_BOOL(waiting);
+}
+
+/* debug_rule(rule text, off bool): take a rule out, or put it in force again. */
+Datum
+coze_debug_rule(PG_FUNCTION_ARGS)
+{
+	set(debug->rules, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_BOOL(1));
+	PG_RETURN_VOID();
+}
+
+#endif							/* COZE_TESTING */

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *		The extension's own tables, found by name.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "utils/lsyscache.h"
+
+#include "log/catalog.h"
+
+Oid
+coze_relation_oid(const char *name, bool missing_ok)
+{
+	Oid			namespace_oid = get_namespace_oid("cozesync", true);
+	Oid			relid = InvalidOid;
+
+	if (OidIsValid(namespace_oid))
+		relid = get_relname_relid(name, namespace_oid);
+	if (!OidIsValid(relid) && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table cozesync.%s does not exist", name),
+				 errhint("Create the extension with CREATE EXTENSION cozesync.")));
+	return relid;
+}

@@ -1,0 +1,341 @@
+/*-------------------------------------------------------------------------
+ *
+ * prune.c
+ *		How far the log may be forgotten, and when a node owes a beat.
+ *
+ * Invariant (Cut): no entry still to arrive is at or below the cut, or fails to
+ * have seen one that is.  What the members know is read off their own entries in
+ * the log, never off acknowledgements: K of a member is the V of the last entry
+ * of its stream that is applied here, with the prune base standing in for an
+ * entry that was pruned.  The base vector, the base records (coze_prune_hook)
+ * and the cut are stored by one transaction.
+ *
+ * A dropped member leaves the cut once every survivor has seen the drop.  That
+ * is known from below: an entry of ours that we drew after the drop was applied
+ * here has seen it, and so has whoever has seen that entry.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "port/pg_bswap.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/cut.h"
+#include "base/wire.h"
+#include "debug.h"
+#include "log/catalog.h"
+#include "log/log.h"
+#include "log/members.h"
+#include "log/state.h"
+#include "settings.h"
+
+CozePruneHook coze_prune_hook = NULL;
+
+/* What one look at the log tells about the group. */
+typedef struct CozeSurvey
+{
+	Snapshot	snapshot;
+	CozeVector	held;			/* with the own origin, up to the horizon */
+	int			n;
+	CozeCutMember *members;
+	CozeVector *seen;			/* of each member, what members[i].seen points at */
+} CozeSurvey;
+
+/* Drops that this process knows of: since which own hlc. */
+static CozeVector drops_seen;
+
+/* --- vectors in cozesync.base ------------------------------------------------ */
+
+static bytea *
+vector_to_bytea(const CozeVector *v)
+{
+	Size		size = VARHDRSZ + v->n * 16;
+	bytea	   *b = palloc(size);
+	char	   *p = VARDATA(b);
+
+	SET_VARSIZE(b, size);
+	for (int i = 0; i < v->n; i++)
+	{
+		uint64		pair[2] = {pg_hton64(v->e[i].origin), pg_hton64((uint64) v->e[i].hlc)};
+
+		memcpy(p, pair, 16);
+		p += 16;
+	}
+	return b;
+}
+
+static void
+vector_from_bytea(CozeVector *v, bytea *b)
+{
+	const char *p = VARDATA_ANY(b);
+
+	for (Size left = VARSIZE_ANY_EXHDR(b); left >= 16; left -= 16, p += 16)
+	{
+		uint64		pair[2];
+
+		memcpy(pair, p, 16);
+		coze_vector_raise(v, pg_ntoh64(pair[0]), (CozeHlc) pg_ntoh64(pair[1]));
+	}
+}
+
+/* The prune base's row of an origin. */
+static bool
+read_base(CozeOrigin origin, Snapshot snapshot, CozeHlc *hlc, CozeVector *seen)
+{
+	Relation	rel = table_open(coze_relation_oid("base", false), AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+	bool		found = false;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) origin));
+	scan = systable_beginscan(rel, coze_relation_oid("base_pkey", false), true, snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (tuple != NULL)
+	{
+		*hlc = DatumGetInt64(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+		vector_from_bytea(seen, DatumGetByteaPP(heap_getattr(tuple, 4, RelationGetDescr(rel), &isnull)));
+		found = true;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* --- the survey ------------------------------------------------------------------- */
+
+/* Last entry of an origin at or below hlc, from the log or else the base. */
+static bool
+last_entry(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
+		   CozeHlc *hlc, CozeVector *seen, uint32 *crc)
+{
+	char	   *head;
+	Size		size;
+	CozeEntryHead decoded;
+	const char *error;
+
+	if (!coze_log_last(origin, upto, snapshot, hlc, &head, &size))
+	{
+		*crc = 0;
+		return read_base(origin, snapshot, hlc, seen);
+	}
+	error = coze_wire_get_head(head, size, &decoded);
+	if (error != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("entry in the change log is damaged: %s", error)));
+	coze_vector_copy(seen, &decoded.seen);
+	*crc = coze_wire_head_crc(head, size);
+	return true;
+}
+
+/*
+ * An own hlc from which on our entries have seen the drop of a member: that of the
+ * clock when this process first saw it.
+ */
+static CozeVersion
+drop_seen_by(CozeOrigin origin)
+{
+	CozeVersion version = {coze_vector_get(&drops_seen, origin), coze_own_origin()};
+
+	if (version.hlc == 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		version.hlc = coze_clock_last();
+		coze_vector_set(&drops_seen, origin, version.hlc);
+		MemoryContextSwitchTo(old);
+	}
+	return version;
+}
+
+static void
+survey(CozeSurvey *s)
+{
+	CozeHlc		horizon = coze_clock_horizon(NULL);
+	CozeMember *members;
+	int			survivors = 0;
+
+	memset(s, 0, sizeof(*s));
+	coze_held(&s->held);
+	coze_vector_set(&s->held, coze_own_origin(), horizon - 1);
+	PushActiveSnapshot(GetLatestSnapshot());
+	s->snapshot = GetActiveSnapshot();
+
+	members = coze_members_read(&s->n);
+	s->members = palloc0(Max(1, s->n) * sizeof(CozeCutMember));
+	s->seen = palloc0(Max(1, s->n) * sizeof(CozeVector));
+	for (int i = 0; i < s->n; i++)
+	{
+		CozeCutMember *m = &s->members[i];
+		uint32		crc;
+
+		m->origin = members[i].origin;
+		if (last_entry(m->origin, coze_vector_get(&s->held, m->origin), s->snapshot,
+					   &m->last, &s->seen[i], &crc))
+			m->seen = &s->seen[i];
+		if (!members[i].dropped)
+			survivors++;
+	}
+	for (int i = 0; i < s->n; i++)
+	{
+		if (!members[i].dropped)
+			continue;
+		s->members[i].drop = drop_seen_by(members[i].origin);
+		if (survivors == 1)
+			s->members[i].drop.hlc = 1; /* nobody else has to learn of it */
+	}
+}
+
+static void
+end_survey(void)
+{
+	PopActiveSnapshot();
+}
+
+/* --- moving the cut --------------------------------------------------------------------- */
+
+static void
+store_base(CozeOrigin origin, CozeHlc hlc, uint32 crc, const CozeVector *seen)
+{
+	Oid			types[4] = {INT8OID, INT8OID, INT8OID, BYTEAOID};
+	Datum		values[4] = {Int64GetDatum((int64) origin), Int64GetDatum(hlc),
+		Int64GetDatum((int64) crc), PointerGetDatum(vector_to_bytea(seen))};
+
+	if (SPI_execute_with_args("INSERT INTO cozesync.base (origin, hlc, crc, seen) VALUES ($1, $2, $3, $4)"
+							  " ON CONFLICT (origin) DO UPDATE SET hlc = excluded.hlc,"
+							  " crc = excluded.crc, seen = excluded.seen",
+							  4, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not store the prune base");
+}
+
+/* Store the last entry of each origin that the new cut passes; *base: those. */
+static void
+move_base(const CozeSurvey *s, CozeHlc cut, CozeVector *base)
+{
+	for (int i = 0; i < s->n; i++)
+	{
+		CozeOrigin	origin = s->members[i].origin;
+		CozeHlc		hlc;
+		uint32		crc;
+		CozeVector	seen;
+
+		coze_vector_init(&seen);
+		if (!last_entry(origin, Min(cut, coze_vector_get(&s->held, origin)), s->snapshot,
+						&hlc, &seen, &crc) ||
+			hlc <= coze_base_of(origin))
+			continue;
+		store_base(origin, hlc, crc, &seen);
+		coze_vector_set(base, origin, hlc);
+	}
+}
+
+static void
+store_cut(CozeHlc cut)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(cut)};
+
+	if (SPI_execute_with_args("UPDATE cozesync.local_node SET cut = $1", 1, types, values, NULL,
+							  false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not store the cut");
+	coze_set_cut_at_commit(cut);
+}
+
+/* Readers must learn of the base before anything is truncated, not before it holds. */
+static void
+publish_base(const CozeVector *base)
+{
+	for (int i = 0; i < base->n; i++)
+		coze_base_raise(base->e[i].origin, base->e[i].hlc);
+}
+
+bool
+coze_log_prune(void)
+{
+	CozeSurvey	s;
+	CozeHlc		cut;
+	CozeVector	base;
+	bool		moved;
+
+	coze_vector_init(&base);
+	coze_vector_reserve(&base, cozesync_max_nodes);
+	StartTransactionCommand();
+	if (coze_attach() == COZE_NODE_READY)
+	{
+		SPI_connect();
+		survey(&s);
+		cut = coze_cut_reach(s.members, s.n, coze_cut(), NULL);
+		if (cut > coze_cut())
+			move_base(&s, cut, &base);
+		if (base.n > 0)
+		{
+			if (coze_prune_hook != NULL)
+				coze_prune_hook(coze_cut(), cut);
+			store_cut(cut);
+		}
+		end_survey();
+		SPI_finish();
+	}
+	CommitTransactionCommand();
+	publish_base(&base);
+	moved = base.n > 0;
+	coze_vector_free(&base);
+	return moved;
+}
+
+/* --- beats ------------------------------------------------------------------------------------ */
+
+/* The highest entry above the cut, of any origin, that is not a beat; 0 if none. */
+static CozeHlc
+highest_with_changes(const CozeSurvey *s)
+{
+	CozeHlc		highest = 0;
+
+	for (int i = 0; i < s->n; i++)
+	{
+		CozeOrigin	origin = s->members[i].origin;
+		CozeHlc		upto = coze_vector_get(&s->held, origin);
+		CozeHlc		hlc;
+		char	   *head;
+		Size		size;
+
+		while (upto > Max(highest, coze_cut()) &&
+			   coze_log_last(origin, upto, s->snapshot, &hlc, &head, &size) &&
+			   hlc > Max(highest, coze_cut()))
+		{
+			CozeEntryHead decoded;
+
+			if (coze_wire_get_head(head, size, &decoded) == NULL &&
+				decoded.kind != COZE_ENTRY_BEAT)
+				highest = hlc;
+			upto = hlc - 1;
+		}
+	}
+	return highest;
+}
+
+bool
+coze_log_beat_due(void)
+{
+	CozeSurvey	s;
+	bool		due = false;
+
+	if (coze_attach() != COZE_NODE_READY)
+		return false;
+	survey(&s);
+	due = coze_cut_beat_due(s.members, s.n, coze_own_origin(), highest_with_changes(&s), &s.held);
+	end_survey();
+	return due;
+}

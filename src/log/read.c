@@ -1,0 +1,352 @@
+/*-------------------------------------------------------------------------
+ *
+ * read.c
+ *		Entries of the change log, in version order.
+ *
+ * A run of index scans, one per origin and segment that holds anything, merged.
+ * A segment that is empty when the reader opens it is passed over: what may be
+ * written there later is not visible to the reader's snapshot.
+ *
+ * Invariant: TRUNCATE takes rows away under a snapshot that should still see
+ * them.  So the reader locks its segments while it reads, and whoever reads
+ * asks afterwards whether the prune base has passed what he wanted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "storage/bufmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "log/catalog.h"
+#include "log/log.h"
+#include "log/state.h"
+
+/* One origin in one segment. */
+typedef struct CozeLogStream
+{
+	Relation	index;
+	SysScanDesc scan;
+	HeapTuple	tuple;			/* next one; NULL: at the end */
+	CozeVersion version;
+	TupleDesc	desc;
+} CozeLogStream;
+
+struct CozeLogReader
+{
+	Snapshot	snapshot;
+	int			nsegments;
+	Relation	segments[COZE_LOG_SEGMENTS];
+	int			nstreams;
+	CozeLogStream *streams;
+	CozeLogStream *current;		/* gave the last entry; moves on with the next call */
+};
+
+static Relation
+open_segment(const char *kind, int segment)
+{
+	char		name[NAMEDATALEN];
+	Relation	rel;
+
+	snprintf(name, sizeof(name), "%s_%d", kind, segment);
+	rel = table_open(coze_relation_oid(name, false), AccessShareLock);
+	if (RelationGetNumberOfBlocks(rel) == 0)
+	{
+		table_close(rel, AccessShareLock);
+		return NULL;
+	}
+	return rel;
+}
+
+static Relation
+open_only_index(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	Oid			indexid = linitial_oid(indexes);
+
+	list_free(indexes);
+	return index_open(indexid, AccessShareLock);
+}
+
+static void
+stream_advance(CozeLogStream *stream, ScanDirection direction)
+{
+	bool		isnull;
+
+	stream->tuple = systable_getnext_ordered(stream->scan, direction);
+	if (stream->tuple == NULL)
+		return;
+	stream->version.origin = (CozeOrigin) DatumGetInt64(heap_getattr(stream->tuple, 1, stream->desc, &isnull));
+	stream->version.hlc = DatumGetInt64(heap_getattr(stream->tuple, 2, stream->desc, &isnull));
+}
+
+/* Entries of origin with after < hlc <= upto in one segment. */
+static void
+stream_open(CozeLogStream *stream, Relation segment, CozeOrigin origin, CozeHlc after,
+			CozeHlc upto, Snapshot snapshot, ScanDirection direction)
+{
+	ScanKeyData keys[3];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) origin));
+	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
+	ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(upto));
+	stream->desc = RelationGetDescr(segment);
+	stream->index = open_only_index(segment);
+	stream->scan = systable_beginscan_ordered(segment, stream->index, snapshot, 3, keys);
+	stream_advance(stream, direction);
+}
+
+static void
+stream_close(CozeLogStream *stream)
+{
+	systable_endscan_ordered(stream->scan);
+	index_close(stream->index, AccessShareLock);
+}
+
+/* The stored head of the stream's tuple. */
+static const char *
+stream_head(CozeLogStream *stream, int64 *chunks, Size *size)
+{
+	bool		isnull;
+	Datum		payload;
+
+	*chunks = DatumGetInt64(heap_getattr(stream->tuple, 3, stream->desc, &isnull));
+	payload = heap_getattr(stream->tuple, 4, stream->desc, &isnull);
+	*size = VARSIZE_ANY_EXHDR(DatumGetPointer(payload));
+	return VARDATA_ANY(DatumGetPointer(payload));
+}
+
+CozeLogReader *
+coze_log_open(const CozeVector *after, const CozeVector *upto, Snapshot snapshot)
+{
+	CozeLogReader *reader = palloc0(sizeof(CozeLogReader));
+
+	reader->snapshot = snapshot;
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+	{
+		Relation	rel = open_segment("log", i);
+
+		if (rel != NULL)
+			reader->segments[reader->nsegments++] = rel;
+	}
+	reader->streams = palloc0(sizeof(CozeLogStream) * Max(1, reader->nsegments * upto->n));
+	for (int i = 0; i < upto->n; i++)
+	{
+		CozeOrigin	origin = upto->e[i].origin;
+		CozeHlc		from = coze_vector_get(after, origin);
+
+		for (int s = 0; s < reader->nsegments && from < upto->e[i].hlc; s++)
+		{
+			CozeLogStream *stream = &reader->streams[reader->nstreams];
+
+			stream_open(stream, reader->segments[s], origin, from, upto->e[i].hlc,
+						snapshot, ForwardScanDirection);
+			if (stream->tuple == NULL)
+				stream_close(stream);
+			else
+				reader->nstreams++;
+		}
+	}
+	return reader;
+}
+
+bool
+coze_log_next(CozeLogReader *reader, CozeLogEntry *entry)
+{
+	CozeLogStream *lowest = NULL;
+
+	if (reader->current != NULL)
+		stream_advance(reader->current, ForwardScanDirection);
+	for (int i = 0; i < reader->nstreams; i++)
+	{
+		CozeLogStream *stream = &reader->streams[i];
+
+		if (stream->tuple != NULL &&
+			(lowest == NULL || coze_version_cmp(stream->version, lowest->version) < 0))
+			lowest = stream;
+	}
+	reader->current = lowest;
+	if (lowest == NULL)
+		return false;
+	entry->version = lowest->version;
+	entry->head = stream_head(lowest, &entry->chunks, &entry->size);
+	return true;
+}
+
+void
+coze_log_close(CozeLogReader *reader)
+{
+	for (int i = 0; i < reader->nstreams; i++)
+		stream_close(&reader->streams[i]);
+	for (int i = 0; i < reader->nsegments; i++)
+		table_close(reader->segments[i], AccessShareLock);
+	pfree(reader->streams);
+	pfree(reader);
+}
+
+bool
+coze_log_read_is_whole(const CozeVector *after)
+{
+	for (int i = 0; i < after->n; i++)
+		if (coze_base_of(after->e[i].origin) > after->e[i].hlc)
+			return false;
+	return true;
+}
+
+bool
+coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
+			  CozeHlc *hlc, char **head, Size *size)
+{
+	bool		found = false;
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+	{
+		Relation	rel = open_segment("log", i);
+		CozeLogStream stream;
+
+		if (rel == NULL)
+			continue;
+		stream_open(&stream, rel, origin, found ? *hlc : 0, upto, snapshot, BackwardScanDirection);
+		if (stream.tuple != NULL)
+		{
+			*hlc = stream.version.hlc;
+			found = true;
+			if (head != NULL)
+			{
+				int64		chunks;
+				const char *stored = stream_head(&stream, &chunks, size);
+
+				*head = palloc(*size);
+				memcpy(*head, stored, *size);
+			}
+		}
+		stream_close(&stream);
+		table_close(rel, AccessShareLock);
+	}
+	return found;
+}
+
+CozeHlc
+coze_own_committed(void)
+{
+	CozeHlc		horizon = coze_clock_horizon(NULL);
+	CozeHlc		last = coze_own_committed_max();
+
+	if (last >= horizon)
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+		if (!coze_log_last(coze_own_origin(), horizon - 1, snapshot, &last, NULL, NULL))
+			last = coze_base_of(coze_own_origin());
+		UnregisterSnapshot(snapshot);
+	}
+	return last;
+}
+
+/* --- chunks -------------------------------------------------------------------- */
+
+/* Chunks of one entry in one segment, from a number on. */
+static SysScanDesc
+chunk_scan(Relation segment, Relation index, int64 chunks, uint64 from, Snapshot snapshot)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(chunks));
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum((int64) from));
+	return systable_beginscan_ordered(segment, index, snapshot, 2, keys);
+}
+
+/*
+ * Merges the segments: a long transaction may have begun in one and ended in
+ * another, and its chunks need not have been written in the order of their numbers.
+ */
+void
+coze_log_read_chunks(int64 chunks, Snapshot snapshot, CozeChunkCallback callback, void *arg)
+{
+	Relation	segments[COZE_LOG_SEGMENTS];
+	CozeLogStream streams[COZE_LOG_SEGMENTS];
+	int			n = 0;
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+	{
+		Relation	rel = open_segment("chunk", i);
+		CozeLogStream *stream = &streams[n];
+
+		if (rel == NULL)
+			continue;
+		stream->index = open_only_index(rel);
+		stream->desc = RelationGetDescr(rel);
+		stream->scan = chunk_scan(rel, stream->index, chunks, 0, snapshot);
+		stream_advance(stream, ForwardScanDirection);
+		segments[n++] = rel;
+	}
+	for (;;)
+	{
+		CozeLogStream *lowest = NULL;
+		Datum		payload;
+		bool		isnull;
+
+		/* version.hlc is the second column: here the number of the chunk */
+		for (int i = 0; i < n; i++)
+			if (streams[i].tuple != NULL &&
+				(lowest == NULL || streams[i].version.hlc < lowest->version.hlc))
+				lowest = &streams[i];
+		if (lowest == NULL)
+			break;
+		payload = heap_getattr(lowest->tuple, 3, lowest->desc, &isnull);
+		callback(arg, VARDATA_ANY(DatumGetPointer(payload)),
+				 VARSIZE_ANY_EXHDR(DatumGetPointer(payload)));
+		stream_advance(lowest, ForwardScanDirection);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		stream_close(&streams[i]);
+		table_close(segments[i], AccessShareLock);
+	}
+}
+
+bool
+coze_log_read_chunk(int64 chunks, uint64 from, Snapshot snapshot,
+					uint64 *seq, char **data, Size *size)
+{
+	bool		found = false;
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+	{
+		Relation	rel = open_segment("chunk", i);
+		Relation	index;
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		if (rel == NULL)
+			continue;
+		index = open_only_index(rel);
+		scan = chunk_scan(rel, index, chunks, from, snapshot);
+		tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+		if (tuple != NULL)
+		{
+			bool		isnull;
+			uint64		number = (uint64) DatumGetInt64(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+
+			if (!found || number < *seq)
+			{
+				Datum		payload = heap_getattr(tuple, 3, RelationGetDescr(rel), &isnull);
+
+				found = true;
+				*seq = number;
+				*size = VARSIZE_ANY_EXHDR(DatumGetPointer(payload));
+				*data = palloc(*size);
+				memcpy(*data, VARDATA_ANY(DatumGetPointer(payload)), *size);
+			}
+		}
+		systable_endscan_ordered(scan);
+		index_close(index, AccessShareLock);
+		table_close(rel, AccessShareLock);
+	}
+	return found;
+}

@@ -1,0 +1,202 @@
+/*-------------------------------------------------------------------------
+ *
+ * segment.c
+ *		Rotation and emptying of the change log's segments.
+ *
+ * One segment is current and takes what is written; the segments that hold
+ * anything form a run of the ring that ends in the current one.  When it is large
+ * enough and the next one is empty, the next one becomes current.  Which one is
+ * current is not durable: after a restart it is the end of the run.
+ *
+ * Invariants: a segment is emptied only when every transaction that wrote in it
+ * has ended (its exclusive lock is taken, never waited for) and every entry that
+ * has its head or a chunk there lies at or below the cut.  The current one
+ * is never emptied.  While the cut stands still the current segment grows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "debug.h"
+#include "log/catalog.h"
+#include "log/log.h"
+#include "log/state.h"
+#include "settings.h"
+
+/* Size at which the next segment becomes current. */
+#define COZE_SEGMENT_BLOCKS ((BlockNumber) (64 * 1024 * 1024 / BLCKSZ))
+
+static const char *const tables[] = {"log", "chunk"};
+
+static Oid
+table_of(const char *kind, int segment)
+{
+	char		name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "%s_%d", kind, segment);
+	return coze_relation_oid(name, false);
+}
+
+static BlockNumber
+segment_blocks(int segment)
+{
+	BlockNumber blocks = 0;
+
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		Relation	rel = table_open(table_of(tables[i], segment), AccessShareLock);
+
+		blocks += RelationGetNumberOfBlocks(rel);
+		table_close(rel, AccessShareLock);
+	}
+	return blocks;
+}
+
+static int
+next_segment(int segment)
+{
+	return segment % COZE_LOG_SEGMENTS + 1;
+}
+
+/* Where writing goes on after a restart: the end of the run of filled segments. */
+int
+coze_log_last_segment(void)
+{
+	bool		filled[COZE_LOG_SEGMENTS + 1];
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+		filled[i] = segment_blocks(i) > 0;
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+		if (filled[i] && !filled[next_segment(i)])
+			return i;
+	return 1;
+}
+
+int64
+coze_log_size(void)
+{
+	int64		blocks = 0;
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+		blocks += segment_blocks(i);
+	return blocks * BLCKSZ;
+}
+
+/* Run a query that yields one boolean. */
+static bool
+ask(const char *query, CozeHlc hlc)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(hlc)};
+	bool		isnull;
+
+	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "unexpected result of \"%s\"", query);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* Does anything in the segment belong to an entry above limit? */
+static bool
+is_needed(int segment, CozeHlc limit)
+{
+	char	   *query = psprintf("SELECT EXISTS (SELECT FROM cozesync.log_%d"
+								 " WHERE hlc OPERATOR(pg_catalog.>) $1)", segment);
+
+	if (ask(query, limit))
+		return true;
+	for (int i = 1; i <= COZE_LOG_SEGMENTS && COZE_RULE("open-segment"); i++)
+	{
+		if (segment_blocks(i) == 0)
+			continue;
+		query = psprintf("SELECT EXISTS (SELECT FROM cozesync.log_%d l"
+						 " WHERE l.hlc OPERATOR(pg_catalog.>) $1"
+						 " AND l.chunks OPERATOR(pg_catalog.<>) 0"
+						 " AND EXISTS (SELECT FROM cozesync.chunk_%d c"
+						 " WHERE c.id OPERATOR(pg_catalog.=) l.chunks))", i, segment);
+		if (ask(query, limit))
+			return true;
+	}
+	return false;
+}
+
+/* Empty a segment if nobody needs it or has it in use. */
+static bool
+empty_segment(int segment, CozeHlc limit)
+{
+	bool		emptied = false;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (!is_needed(segment, limit) &&
+		ConditionalLockRelationOid(table_of("log", segment), AccessExclusiveLock) &&
+		ConditionalLockRelationOid(table_of("chunk", segment), AccessExclusiveLock))
+	{
+		/* who wrote in it has ended: look again, with a snapshot that shows it */
+		PushActiveSnapshot(GetLatestSnapshot());
+		if (!is_needed(segment, limit))
+		{
+			char	   *command = psprintf("TRUNCATE cozesync.log_%d, cozesync.chunk_%d",
+										   segment, segment);
+
+			if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+				elog(ERROR, "could not execute \"%s\"", command);
+			emptied = true;
+		}
+		PopActiveSnapshot();
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return emptied;
+}
+
+/*
+ * Make the next segment current if it is time, then empty those that are not
+ * needed, the oldest first.
+ */
+bool
+coze_log_rotate(void)
+{
+	int			current = coze_current_segment();
+	CozeHlc		limit = coze_cut();
+	bool		done = false;
+	bool		filled[COZE_LOG_SEGMENTS + 1];
+
+	if (cozesync_log_retention > 0)
+		limit = Min(limit, GetCurrentTimestamp() - cozesync_log_retention * USECS_PER_MINUTE);
+
+	StartTransactionCommand();
+	if (segment_blocks(current) >= COZE_SEGMENT_BLOCKS &&
+		segment_blocks(next_segment(current)) == 0)
+	{
+		current = next_segment(current);
+		coze_set_current_segment(current);
+		done = true;
+	}
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+		filled[i] = segment_blocks(i) > 0;
+	CommitTransactionCommand();
+
+	for (int i = next_segment(current); i != current; i = next_segment(i))
+	{
+		if (!filled[i])
+			continue;
+		if (!empty_segment(i, limit))
+			break;
+		done = true;
+	}
+	return done;
+}
