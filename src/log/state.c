@@ -295,6 +295,7 @@ install_restored(CozeDatabase *db, const CozeRestored *restored)
 	atomic_raise(&db->clock, restored->clock);
 	if (pg_atomic_read_u32(&db->segment) == 0)
 		pg_atomic_write_u32(&db->segment, restored->segment);
+	pg_write_barrier();
 	db->attached = true;
 	LWLockRelease(&db->lock);
 }
@@ -303,7 +304,10 @@ CozeNodeState
 coze_attach(void)
 {
 	if (mine != NULL && mine->attached)
+	{
+		pg_read_barrier();
 		return mine->state;
+	}
 	coze_check_preloaded();
 	if (mine == NULL)
 		mine = find_database();
@@ -494,9 +498,10 @@ pending_counts(void)
 static void
 copy_held(CozeVector *v)
 {
-	CozeVector	held = view_of(&mine->held);
-
-	coze_vector_copy(v, &held);
+	v->n = 0;
+	for (int i = 0; i < mine->held.n; i++)
+		if (mine->held.e[i].hlc != 0)	/* 0: room made for a pending one */
+			v->e[v->n++] = mine->held.e[i];
 	if (pending_counts())
 		for (int i = 0; i < mine->pending.n; i++)
 			coze_vector_raise(v, mine->pending.e[i].origin, mine->pending.e[i].hlc);
