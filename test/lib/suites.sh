@@ -1,0 +1,218 @@
+#!/bin/bash
+#
+# Build the tree in the current folder and run suites of tests in it.
+#
+# Called by test/run.sh as an ordinary user, in a copy of the checkout, with
+# PG_CONFIG and PATH naming a private PostgreSQL and COZE_WORK its folder.
+# Suites run side by side, each with a server of its own; each leaves
+# "passed failed skipped" in $COZE_WORK/r/<suite>.counts.
+
+set -euo pipefail
+
+out=$COZE_WORK/r
+bindir=$("$PG_CONFIG" --bindir)
+pgxs=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
+mkflags=(-s PG_CONFIG="$PG_CONFIG" with_llvm=no ${CI:+WERROR=1})
+export PG_REGRESS=$pgxs/test/regress/pg_regress
+export TESTDIR=$PWD
+mkdir -p "$out"
+
+# Of the given paths, those that exist and that TESTS selects.
+selected()
+{
+	local path word
+	for path in "$@"; do
+		[ -e "$path" ] || continue
+		if [ -z "${TESTS:-}" ]; then
+			echo "$path"
+			continue
+		fi
+		for word in $TESTS; do
+			case "$(basename "$path")" in
+				*"$word"*) echo "$path"; break ;;
+			esac
+		done
+	done
+}
+
+names_of()
+{
+	local path
+	for path in "$@"; do
+		basename "${path%.*}"
+	done
+}
+
+counts()
+{
+	local suite=$1
+	shift
+	echo "$@" >"$out/$suite.counts"
+}
+
+# Start a server for one suite; its folder is $out/<suite>.
+start_server()
+{
+	local dir=$out/$1
+	mkdir -p "$dir/s"
+	initdb -D "$dir/d" -A trust -N -U postgres --no-locale -E UTF8 >"$dir/initdb.log"
+	cat >>"$dir/d/postgresql.conf" <<-CONF
+		shared_preload_libraries = 'cozesync'
+		listen_addresses = ''
+		unix_socket_directories = '$dir/s'
+		fsync = off
+		max_worker_processes = 32
+		max_prepared_transactions = 4
+		restart_after_crash = off
+		log_line_prefix = '%m [%p] %q%a '
+	CONF
+	if ! pg_ctl -s -w -D "$dir/d" -l "$dir/server.log" start; then
+		tail -n 40 "$dir/server.log"
+		return 1
+	fi
+}
+
+stop_server()
+{
+	pg_ctl -s -w -m fast -D "$out/$1/d" stop
+}
+
+# Count pg_regress's verdicts in its output: "test x ... ok" before 16, "ok 1 - x" since.
+count_regress()
+{
+	local log=$1 expected=$2 ok failed
+	ok=$(grep -c -E '^(test |     )?[a-zA-Z0-9_.-]+ +\.\.\. ok |^ok [0-9]+ ' "$log" || true)
+	failed=$(grep -c -E '\.\.\. FAILED|^not ok [0-9]+ ' "$log" || true)
+	# what was given but has no verdict did not run
+	if [ $((ok + failed)) -lt "$expected" ]; then
+		echo "$((expected - ok - failed)) did not run"
+		failed=$((expected - ok))
+	fi >&2
+	echo "$ok $failed 0"
+}
+
+# Run pg_regress or its isolation twin: suite, program, input folder, test paths.
+run_regress_program()
+{
+	local suite=$1 program=$2 input=$3 log=$out/$1.log result
+	shift 3
+	if [ $# = 0 ]; then
+		counts "$suite" 0 0 0
+		return
+	fi
+	mkdir -p "$out/$suite"
+	if ! start_server "$suite"; then
+		counts "$suite" 0 1 0
+		return
+	fi
+	timeout -k 10 900 "$program" --inputdir="$input" --outputdir="$out/$suite" \
+		--bindir="$bindir" --host="$out/$suite/s" --port=5432 --user=postgres \
+		--dbname="${suite}_cozesync" --encoding=UTF8 $(names_of "$@") >"$log" 2>&1 || true
+	stop_server "$suite" || true
+	result=$(count_regress "$log" $#)
+	if [ "${result#* }" != "0 0" ]; then
+		cat "$log"
+		head -n 400 "$out/$suite/regression.diffs" 2>/dev/null || true
+		echo "--- end of the $suite server's log"
+		tail -n 30 "$out/$suite/server.log"
+	else
+		grep -E '\.\.\. ok|^ok ' "$log" || true
+	fi
+	counts "$suite" "$result"
+}
+
+suite_regress()
+{
+	run_regress_program regress "$PG_REGRESS" . $(selected sql/*.sql)
+}
+
+suite_isolation()
+{
+	run_regress_program isolation "$pgxs/test/isolation/pg_isolation_regress" test \
+		$(selected test/specs/*.spec)
+}
+
+run_tap_programs()
+{
+	local suite=$1 jobs=$2
+	shift 2
+	if [ $# = 0 ]; then
+		counts "$suite" 0 0 0
+		return
+	fi
+	mkdir -p "$out/$suite"
+	perl test/lib/run_tap.pl "$jobs" "$out/$suite" "$out/$suite.counts" "$@" || true
+}
+
+suite_tap()
+{
+	run_tap_programs tap "${JOBS:-2}" $(selected test/t/*.pl)
+}
+
+# The C programs print TAP; test/build/unit/ is where test/unit/Makefile puts them.
+suite_unit()
+{
+	if [ ! -e test/unit/Makefile ]; then
+		run_tap_programs unit 1 $(selected test/unit/*.t)
+		return
+	fi
+	if ! make "${mkflags[@]}" -C test/unit >"$out/unit.log" 2>&1; then
+		cat "$out/unit.log"
+		counts unit 0 1 0
+		return
+	fi
+	run_tap_programs unit 1 $(selected test/unit/*.t $(find test/build/unit -type f -executable 2>/dev/null))
+}
+
+# The ordinary build: without warnings, and without anything meant for tests.
+suite_build()
+{
+	local tree=$COZE_WORK/plain passed=0 failed=0
+	mkdir "$tree"
+	cp -a Makefile cozesync.control src "$tree/"
+	if make -C "$tree" "${mkflags[@]}" WERROR=1 clean all >"$out/build.log" 2>&1; then
+		passed=1
+		if nm "$tree/cozesync.so" | grep -q 'coze_debug_'; then
+			echo "build: a debug function is in the ordinary library"
+			failed=1
+		else
+			passed=2
+		fi
+	else
+		cat "$out/build.log"
+		failed=1
+	fi
+	counts build $passed $failed 0
+}
+
+# A server that died of a fault fails the run, whoever noticed.
+report_crashes()
+{
+	local found
+	found=$(grep -r -l -E 'was terminated by signal (4|6|7|8|11):|^TRAP:' \
+		--include='*.log' "$out" tmp_check 2>/dev/null || true)
+	[ -n "$found" ] || return 0
+	for log in $found; do
+		echo "--- a server crashed: $log"
+		grep -n -E -B 12 'was terminated by signal (4|6|7|8|11):|^TRAP:' "$log" | tail -n 40
+	done
+	return 1
+}
+
+if ! make "${mkflags[@]}" -j "${JOBS:-2}" COZE_TESTING=1 all >"$out/make.log" 2>&1 ||
+	! make "${mkflags[@]}" COZE_TESTING=1 install >>"$out/make.log" 2>&1; then
+	cat "$out/make.log"
+	echo "the build failed"
+	exit 1
+fi
+
+for suite in "$@"; do
+	"suite_$suite" &
+done
+wait
+
+if ! report_crashes; then
+	read -r p f s <"$out/$1.counts" || { p=0 f=0 s=0; }
+	counts "$1" "$p" $((f + 1)) "$s"
+	exit 1
+fi
