@@ -34,8 +34,16 @@ extern void coze_queue_shmem_init(void);
  */
 extern void coze_queue_begin(CozeOrigin peer, CozeVector *queued);
 
-/* Queue a checked batch of frames; false if it does not fit now.  Wakes the applier. */
-extern bool coze_queue_put(CozeOrigin peer, const char *data, Size size);
+typedef enum CozeQueuePut
+{
+	COZE_QUEUE_TAKEN,			/* queued, the applier is woken */
+	COZE_QUEUE_FULL,			/* does not fit now: send again once the window opens */
+	COZE_QUEUE_GAP,				/* does not continue what is queued (the queue was begun
+								 * anew here, say): coze_queue_begin() and greet again */
+} CozeQueuePut;
+
+/* Queue a checked batch of frames, all of it or nothing. */
+extern CozeQueuePut coze_queue_put(CozeOrigin peer, const char *data, Size size);
 
 /* What is applied or queued in full, and how many bytes a peer may send now. */
 extern void coze_queue_state(CozeOrigin peer, CozeVector *queued, uint64 *window);
@@ -46,7 +54,8 @@ typedef struct CozeBatch
 {
 	uint64		id;
 	CozeOrigin	peer;
-	const char *data;			/* in shared memory until done */
+	const char *data;			/* in shared memory until done; size 0: the peer's
+								 * stream begins anew */
 	Size		size;
 } CozeBatch;
 
@@ -54,8 +63,11 @@ typedef struct CozeBatch
 extern bool coze_queue_take(CozeBatch *batch);
 /* Its bytes are not needed any more. */
 extern void coze_queue_done(const CozeBatch *batch);
-/* The applier starts anew (after an error, a restart): all that was taken comes again or,
- * where a batch is gone, peers are asked to begin their streams anew. */
+
+/*
+ * The applier starts anew (after an error, a restart): everything is dropped and
+ * peers, whose next batch is a gap, begin their streams anew.
+ */
 extern void coze_queue_restart(void);
 
 #endif							/* COZE_QUEUE_H */
