@@ -5,8 +5,9 @@
  *
  * Only in test builds.  A process that comes to a place for which a test has
  * called cozesync.debug_stop() waits there until cozesync.debug_go().  A rule
- * that was switched off stays off until it is switched on or the server stops.
- * Both hold for the whole server.
+ * that was switched off stays off until it is switched on or the server stops; a
+ * server that starts with COZE_RULES_OFF in its environment (names separated by
+ * commas) starts without these.  Both hold for the whole server.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +22,10 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "debug.h"
+#include "log/state.h"
 
 #define COZE_DEBUG_NAMES 64
 #define COZE_DEBUG_NAME_SIZE 48
@@ -32,6 +35,7 @@ typedef struct CozeDebugName
 {
 	char		name[COZE_DEBUG_NAME_SIZE];
 	int			waiting;
+	bool		only_first;		/* who comes second passes by */
 } CozeDebugName;
 
 typedef struct CozeDebug
@@ -44,26 +48,6 @@ typedef struct CozeDebug
 
 static CozeDebug *debug = NULL;
 
-Size
-coze_debug_shmem_size(void)
-{
-	return sizeof(CozeDebug);
-}
-
-void
-coze_debug_shmem_init(void)
-{
-	bool		found;
-
-	debug = ShmemInitStruct("cozesync debug", coze_debug_shmem_size(), &found);
-	if (!found)
-	{
-		memset(debug, 0, sizeof(CozeDebug));
-		SpinLockInit(&debug->mutex);
-		pg_atomic_init_u32(&debug->nset, 0);
-	}
-}
-
 static CozeDebugName *
 find(CozeDebugName *names, const char *name)
 {
@@ -75,7 +59,7 @@ find(CozeDebugName *names, const char *name)
 
 /* Set or clear a name; the lock is taken here. */
 static void
-set(CozeDebugName *names, const char *name, bool on)
+set(CozeDebugName *names, const char *name, bool on, bool only_first)
 {
 	CozeDebugName *entry;
 	bool		full = false;
@@ -90,6 +74,7 @@ set(CozeDebugName *names, const char *name, bool on)
 		{
 			strlcpy(entry->name, name, sizeof(entry->name));
 			entry->waiting = 0;
+			entry->only_first = only_first;
 			pg_atomic_fetch_add_u32(&debug->nset, 1);
 		}
 	}
@@ -101,6 +86,39 @@ set(CozeDebugName *names, const char *name, bool on)
 	SpinLockRelease(&debug->mutex);
 	if (full)
 		elog(ERROR, "too many debug names");
+}
+
+Size
+coze_debug_shmem_size(void)
+{
+	return sizeof(CozeDebug);
+}
+
+static void
+rules_off_at_start(void)
+{
+	char	   *names = getenv("COZE_RULES_OFF");
+
+	if (names == NULL)
+		return;
+	names = pstrdup(names);
+	for (char *name = strtok(names, ","); name != NULL; name = strtok(NULL, ","))
+		set(debug->rules, name, true, false);
+}
+
+void
+coze_debug_shmem_init(void)
+{
+	bool		found;
+
+	debug = ShmemInitStruct("cozesync debug", coze_debug_shmem_size(), &found);
+	if (!found)
+	{
+		memset(debug, 0, sizeof(CozeDebug));
+		SpinLockInit(&debug->mutex);
+		pg_atomic_init_u32(&debug->nset, 0);
+		rules_off_at_start();
+	}
 }
 
 void
@@ -116,7 +134,9 @@ coze_debug_point(const char *name)
 
 		SpinLockAcquire(&debug->mutex);
 		entry = find(debug->points, name);
-		if (entry != NULL && !counted)
+		if (entry != NULL && !counted && entry->only_first && entry->waiting > 0)
+			entry = NULL;
+		else if (entry != NULL && !counted)
 			entry->waiting++;
 		SpinLockRelease(&debug->mutex);
 		if (entry == NULL)
@@ -147,12 +167,13 @@ PG_FUNCTION_INFO_V1(coze_debug_stop);
 PG_FUNCTION_INFO_V1(coze_debug_go);
 PG_FUNCTION_INFO_V1(coze_debug_waiting);
 PG_FUNCTION_INFO_V1(coze_debug_rule);
+PG_FUNCTION_INFO_V1(coze_debug_clock);
 
-/* debug_stop(point text): whoever comes to this place waits. */
+/* debug_stop(point text, only_first bool): whoever comes to this place waits. */
 Datum
 coze_debug_stop(PG_FUNCTION_ARGS)
 {
-	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), true);
+	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), true, PG_GETARG_BOOL(1));
 	PG_RETURN_VOID();
 }
 
@@ -160,7 +181,7 @@ coze_debug_stop(PG_FUNCTION_ARGS)
 Datum
 coze_debug_go(PG_FUNCTION_ARGS)
 {
-	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), false, false);
 	PG_RETURN_VOID();
 }
 
@@ -182,7 +203,19 @@ coze_debug_waiting(PG_FUNCTION_ARGS)
 Datum
 coze_debug_rule(PG_FUNCTION_ARGS)
 {
-	set(debug->rules, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_BOOL(1));
+	set(debug->rules, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_BOOL(1), false);
+	PG_RETURN_VOID();
+}
+
+/* debug_clock(ahead interval): the node's clock has received an hlc that far ahead. */
+Datum
+coze_debug_clock(PG_FUNCTION_ARGS)
+{
+	Interval   *ahead = PG_GETARG_INTERVAL_P(0);
+
+	coze_check_member();
+	if (!coze_clock_advance(GetCurrentTimestamp() + ahead->time))
+		elog(ERROR, "that is beyond cozesync.max_clock_drift");
 	PG_RETURN_VOID();
 }
 

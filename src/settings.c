@@ -24,6 +24,7 @@ int			cozesync_beat_interval;
 int			cozesync_conflict_retention;
 int			cozesync_max_conflicts_size;
 int			cozesync_log_retention;
+int			cozesync_segment_size;
 int			cozesync_max_databases;
 int			cozesync_max_nodes;
 
@@ -89,6 +90,11 @@ coze_settings_define(void)
 							NULL, &cozesync_log_retention,
 							0, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+	DefineCustomIntVariable("cozesync.segment_size",
+							"Size at which the next segment of the change log is begun.",
+							NULL, &cozesync_segment_size,
+							65536, 64, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("cozesync.max_databases",
 							"Databases of this server that can be nodes.",
 							NULL, &cozesync_max_databases,

@@ -19,6 +19,7 @@ extern int	cozesync_beat_interval; /* ms */
 extern int	cozesync_conflict_retention;	/* minutes */
 extern int	cozesync_max_conflicts_size;	/* MB */
 extern int	cozesync_log_retention; /* minutes */
+extern int	cozesync_segment_size;	/* kB */
 extern int	cozesync_max_databases; /* postmaster */
 extern int	cozesync_max_nodes;		/* postmaster */
 

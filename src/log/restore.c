@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/uuid.h"
 
+#include "debug.h"
 #include "log/catalog.h"
 #include "log/log.h"
 #include "log/members.h"
@@ -118,7 +119,8 @@ coze_restore(CozeRestored *restored)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	if (restore_local_node(restored, snapshot))
 	{
-		restore_base(restored, snapshot);
+		if (COZE_RULE("base-vector"))
+			restore_base(restored, snapshot);
 		for (int i = 0; i < restored->base.n; i++)
 			restore_origin(restored, restored->base.e[i].origin, snapshot);
 		PushActiveSnapshot(snapshot);
@@ -127,7 +129,7 @@ coze_restore(CozeRestored *restored)
 		for (int i = 0; i < n; i++)
 			restore_origin(restored, members[i].origin, snapshot);
 		restore_origin(restored, restored->origin, snapshot);
-		restored->clock = Max(restored->clock, restored->cut);
+		restored->clock = COZE_RULE("clock-restore") ? Max(restored->clock, restored->cut) : 0;
 		restored->segment = coze_log_last_segment();
 	}
 	UnregisterSnapshot(snapshot);

@@ -34,9 +34,6 @@
 #include "log/state.h"
 #include "settings.h"
 
-/* Size at which the next segment becomes current. */
-#define COZE_SEGMENT_BLOCKS ((BlockNumber) (64 * 1024 * 1024 / BLCKSZ))
-
 static const char *const tables[] = {"log", "chunk"};
 
 static Oid
@@ -179,7 +176,7 @@ coze_log_rotate(void)
 		limit = Min(limit, GetCurrentTimestamp() - cozesync_log_retention * USECS_PER_MINUTE);
 
 	StartTransactionCommand();
-	if (segment_blocks(current) >= COZE_SEGMENT_BLOCKS &&
+	if (segment_blocks(current) >= (BlockNumber) cozesync_segment_size / (BLCKSZ / 1024) &&
 		segment_blocks(next_segment(current)) == 0)
 	{
 		current = next_segment(current);
