@@ -43,6 +43,15 @@ typedef size_t Size;
 #define pg_attribute_unused() __attribute__((unused))
 #endif
 
+#ifdef COZE_STANDALONE_ARENA
+
+/* The test brings memory of its own, which it frees at one stroke. */
+extern void *coze_alloc(Size size);
+extern void *coze_realloc(void *p, Size size);
+extern void coze_free(void *p);
+
+#else
+
 static inline void *
 coze_alloc(Size size)
 {
@@ -69,6 +78,8 @@ coze_free(void *p)
 {
 	free(p);
 }
+
+#endif							/* COZE_STANDALONE_ARENA */
 
 #else							/* !COZE_STANDALONE */
 

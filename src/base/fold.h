@@ -121,7 +121,7 @@ typedef struct CozeFoldNote
 	const CozeState *after;		/* of key, as the entry leaves it */
 	int			index;			/* unique index, or -1 */
 	int			other;			/* key of the other row that had the unique value, or -1 */
-	const CozeState *other_before;	/* its state as the entry met it, or NULL */
+	const CozeState *other_state;	/* its state when they met, or NULL */
 } CozeFoldNote;
 
 /*

@@ -168,7 +168,7 @@ take_place(CozeFold *fold, const CozeFoldEntry *entry, int index, int key, int o
 
 		note->index = index;
 		note->other = key;
-		note->other_before = fold->states[key];
+		note->other_state = fold->states[key];
 	}
 	coze_fold_set_state(fold, other, coze_state_of(entry, NULL, state->row));
 }
@@ -228,7 +228,7 @@ give_way(CozeFold *fold, const CozeFoldEntry *entry, const CozeFoldOp *op, int i
 	note->winner = theirs != NULL ? theirs->v[theirs->n - 1] : (CozeVersion) {0, 0};
 	note->index = index;
 	note->other = other;
-	note->other_before = fold->states[other];
+	note->other_state = fold->states[other];
 	coze_fold_set_state(fold, key, kept != NULL ? kept : before);
 }
 
