@@ -258,6 +258,7 @@ resolve(CozeTurn *turn)
 			row = NULL;
 			break;
 		case COZE_RESOLUTION_ROW:
+			coze_unique_whole_units(turn->fold, row, turn->state->row, new);
 			if (table->callbacks->valid != NULL && !table->callbacks->valid(table->arg, row))
 				return replace(turn);
 			break;

@@ -152,7 +152,10 @@ typedef struct CozeFoldCallbacks
 	int			(*rank) (void *arg, const CozeFoldPolicy *policy,
 						 const CozeFoldRow *a, const CozeFoldRow *b);
 
-	/* NULL for a deleted side; result has room for all columns. */
+	/*
+	 * NULL for a deleted side; result has room for all columns.  Columns of a
+	 * unique index that are neither side's become the later side's.
+	 */
 	CozeResolution (*resolve) (void *arg, const CozeFoldPolicy *policy, CozeConflictType type,
 							   const CozeFoldRow *earlier, const CozeFoldRow *later,
 							   const CozeFoldRow *base, CozeFoldRow *result);
@@ -171,7 +174,15 @@ typedef struct CozeFoldCallbacks
 	void		(*note) (void *arg, const CozeFoldNote *note);
 } CozeFoldCallbacks;
 
-/* A unique index besides the key's. */
+/*
+ * A unique index besides the key's.
+ *
+ * Its columns are a unit: a merge takes all of them from one operation, and where
+ * a row gives way all of them keep the values that the key had.  (Indexes that
+ * share a column make one unit.)  So each unique value that a state carries was
+ * carried by an operation, or by the state at the cut: whose keys must be folded
+ * together, and which base records are needed, can be told from the operations.
+ */
 typedef struct CozeFoldUnique
 {
 	int			ncolumns;
@@ -202,6 +213,7 @@ typedef struct CozeFold
 	 */
 	bool		incomplete;
 
+	int		   *unit;			/* by column: first column of its unit, or -1; may be NULL */
 	CozeFoldHash *hash;			/* unique values of the states */
 	CozeFoldNotes *notes;		/* of the entry at hand */
 } CozeFold;

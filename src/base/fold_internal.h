@@ -50,6 +50,8 @@ extern const CozeState *coze_fold_merge(CozeTurn *turn);
 
 /* fold_unique.c */
 extern void coze_unique_begin(CozeFold *fold);
+extern void coze_unique_whole_units(CozeFold *fold, CozeFoldRow *row, const CozeFoldRow *a,
+									const CozeFoldRow *b);
 extern void coze_unique_forget(CozeFold *fold, int key);
 extern void coze_unique_remember(CozeFold *fold, int key);
 extern void coze_unique_settle(CozeFold *fold, const CozeFoldEntry *entry,

@@ -6,7 +6,8 @@
  * Of each column that the operation changed: if its author had seen all that
  * the column shows, its value stands; else the column's policy decides.  Where
  * one of two values stays, the other has no part in the column and leaves no
- * mark; where they are combined, both do.
+ * mark; where they are combined, both do.  The columns that a unique index reads
+ * are a unit and go together; see CozeFoldUnique.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +21,18 @@ typedef enum ColumnResult
 	COLUMN_KEPT,				/* as it was */
 	COLUMN_IMPOSSIBLE,			/* the merge cannot be done */
 } ColumnResult;
+
+/* A merge on its way. */
+typedef struct Merge
+{
+	CozeFoldRow *row;			/* so far */
+	const CozeMarks **columns;	/* its marks */
+	const CozeMarks *own;		/* the operation's */
+	bool		effect;			/* has the operation a part in it? */
+	bool		lost;			/* did it lose a column? */
+	bool		held;			/* one under hold? */
+	bool		possible;
+} Merge;
 
 static bool
 changed(CozeTurn *turn, int column)
@@ -84,6 +97,101 @@ decide(CozeTurn *turn, CozeColumnPolicy policy, int column, CozeFoldRow *row)
 }
 
 /*
+ * The rule for a column.  Of the columns of a unit one value as a whole stays:
+ * a unique value that was pieced together, or added up, is one that nobody wrote
+ * and nobody could have looked out for.
+ */
+static CozeColumnPolicy
+policy_of(CozeTurn *turn, int column)
+{
+	const CozeFold *fold = turn->fold;
+	const CozeColumnPolicy *columns = turn->op->policy->columns;
+	int			size = 0;
+
+	if (columns == NULL)
+		return COZE_COLUMN_LAST_UPDATE_WINS;
+	if (fold->unit == NULL || fold->unit[column] < 0)
+		return columns[column];
+	for (int c = column; c < fold->table->ncolumns; c++)
+	{
+		if (fold->unit[c] != column)
+			continue;
+		if (columns[c] == COZE_COLUMN_HOLD)
+			return COZE_COLUMN_HOLD;
+		size++;
+	}
+	if (size == 1 && (columns[column] == COZE_COLUMN_MAX || columns[column] == COZE_COLUMN_MIN))
+		return columns[column];
+	return COZE_COLUMN_LAST_UPDATE_WINS;
+}
+
+/* Is c the column, or one of the unit that the column leads? */
+static bool
+belongs(const CozeFold *fold, int c, int column)
+{
+	return c == column || (fold->unit != NULL && fold->unit[c] == column);
+}
+
+/* The column, or the unit that it leads, gets the operation's values. */
+static void
+take_over(CozeTurn *turn, Merge *merge, int column)
+{
+	for (int c = column; c < turn->fold->table->ncolumns; c++)
+	{
+		if (!belongs(turn->fold, c, column))
+			continue;
+		if (coze_row_knows(turn->op->new, c))
+			coze_row_put(merge->row, c, turn->op->new);
+		merge->columns[c] = merge->own;
+	}
+	merge->effect = true;
+}
+
+/* One column, or the unit that it leads. */
+static void
+merge_column(CozeTurn *turn, Merge *merge, int column)
+{
+	const CozeFold *fold = turn->fold;
+	CozeColumnPolicy policy = policy_of(turn, column);
+	const CozeMarks *others = NULL;
+	bool		differs = false;
+
+	for (int c = column; c < fold->table->ncolumns; c++)
+	{
+		if (!belongs(fold, c, column))
+			continue;
+		differs |= changed(turn, c);
+		others = coze_marks_union(others, coze_marks_unseen(merge->columns[c], turn->entry));
+	}
+	if (!differs)
+		return;
+	if (others == NULL)
+	{
+		take_over(turn, merge, column);
+		return;
+	}
+	switch (decide(turn, policy, column, merge->row))
+	{
+		case COLUMN_REPLACED:
+			for (int i = 0; i < others->n; i++)
+				coze_turn_lost(turn, others->v[i], COZE_OUTCOME_MERGED);
+			take_over(turn, merge, column);
+			break;
+		case COLUMN_COMBINED:
+			merge->columns[column] = coze_marks_union(others, merge->own);
+			merge->effect = true;
+			break;
+		case COLUMN_KEPT:
+			merge->lost = true;
+			merge->held |= policy == COZE_COLUMN_HOLD;
+			break;
+		case COLUMN_IMPOSSIBLE:
+			merge->possible = false;
+			break;
+	}
+}
+
+/*
  * Both sides have a row.  If what comes out cannot be stored, the later one
  * stays, whole.
  */
@@ -91,67 +199,32 @@ const CozeState *
 coze_fold_merge(CozeTurn *turn)
 {
 	const CozeFoldTable *table = turn->fold->table;
-	const CozeFoldOp *op = turn->op;
-	const CozeState *state = turn->state;
-	CozeFoldRow *row = coze_row_copy(table->ncolumns, state->row);
-	const CozeMarks **columns = coze_state_columns(table, state);
-	const CozeMarks *own = coze_marks_add(NULL, turn->entry->version);
+	const int  *unit = turn->fold->unit;
+	Merge		merge = {.possible = true};
 	CozeState  *merged;
-	bool		effect = false,
-				lost = false,
-				held = false,
-				possible = true;
 
-	for (int c = 0; c < table->ncolumns && possible; c++)
+	merge.row = coze_row_copy(table->ncolumns, turn->state->row);
+	merge.columns = coze_state_columns(table, turn->state);
+	merge.own = coze_marks_add(NULL, turn->entry->version);
+	for (int c = 0; c < table->ncolumns && merge.possible; c++)
 	{
-		CozeColumnPolicy policy = op->policy->columns != NULL ? op->policy->columns[c] :
-			COZE_COLUMN_LAST_UPDATE_WINS;
-		const CozeMarks *others;
-
-		if (!changed(turn, c))
-			continue;
-		others = coze_marks_unseen(columns[c], turn->entry);
-		if (others == NULL)
-		{
-			coze_row_put(row, c, op->new);
-			columns[c] = own;
-			effect = true;
-			continue;
-		}
-		switch (decide(turn, policy, c, row))
-		{
-			case COLUMN_REPLACED:
-				for (int i = 0; i < others->n; i++)
-					coze_turn_lost(turn, others->v[i], COZE_OUTCOME_MERGED);
-				columns[c] = own;
-				effect = true;
-				break;
-			case COLUMN_COMBINED:
-				columns[c] = coze_marks_union(others, own);
-				effect = true;
-				break;
-			case COLUMN_KEPT:
-				lost = true;
-				held |= policy == COZE_COLUMN_HOLD;
-				break;
-			case COLUMN_IMPOSSIBLE:
-				possible = false;
-				break;
-		}
+		if (unit == NULL || unit[c] < 0 || unit[c] == c)
+			merge_column(turn, &merge, c);
 	}
-	if (possible && table->callbacks->valid != NULL)
-		possible = table->callbacks->valid(table->arg, row);
-	if (lost)
-		coze_turn_lost(turn, turn->entry->version,
-					   possible && held ? COZE_OUTCOME_HELD : COZE_OUTCOME_MERGED);
-	if (!possible)
+	if (merge.possible && table->callbacks->valid != NULL)
+		merge.possible = table->callbacks->valid(table->arg, merge.row);
+	if (merge.lost)
+		coze_turn_lost(turn, turn->entry->version, merge.possible && merge.held ?
+					   COZE_OUTCOME_HELD : COZE_OUTCOME_MERGED);
+	if (!merge.possible)
 		return coze_fold_later(turn);
 
 	merged = coze_alloc0(sizeof(CozeState));
-	merged->row = merged->ranked = row;
-	merged->columns = columns;
-	merged->presence = state->presence;
-	if (effect)
-		merged->presence = coze_marks_union(coze_marks_unseen(state->presence, turn->entry), own);
+	merged->row = merged->ranked = merge.row;
+	merged->columns = merge.columns;
+	merged->presence = turn->state->presence;
+	if (merge.effect)
+		merged->presence = coze_marks_union(coze_marks_unseen(turn->state->presence, turn->entry),
+											merge.own);
 	return merged;
 }

@@ -41,6 +41,73 @@ hash_of(const CozeFoldTable *table, int index, const CozeFoldRow *row, uint32 *h
 	return row != NULL && table->callbacks->unique_hash(table->arg, index, row, hash);
 }
 
+static void
+join_units(int *unit, int ncolumns, int a, int b)
+{
+	for (int c = 0; c < ncolumns; c++)
+	{
+		if (unit[c] == Max(a, b))
+			unit[c] = Min(a, b);
+	}
+}
+
+/* Each column's unit: the columns of an index, and of those that overlap with it. */
+static int *
+make_units(const CozeFoldTable *table)
+{
+	int		   *unit = coze_alloc(table->ncolumns * sizeof(int));
+
+	for (int c = 0; c < table->ncolumns; c++)
+		unit[c] = -1;
+	for (int i = 0; i < table->nuniques; i++)
+	{
+		const CozeFoldUnique *unique = &table->uniques[i];
+
+		for (int j = 0; j < unique->ncolumns; j++)
+		{
+			int			column = unique->columns[j];
+			int			other = unit[unique->columns[0]];
+
+			if (unit[column] < 0)
+				unit[column] = column;
+			if (j > 0)
+				join_units(unit, table->ncolumns, unit[column], other);
+		}
+	}
+	return unit;
+}
+
+/*
+ * Make each unit of a row that was made of two one of theirs: where it is neither
+ * a's nor b's it becomes b's.  Either may be NULL.
+ */
+void
+coze_unique_whole_units(CozeFold *fold, CozeFoldRow *row, const CozeFoldRow *a,
+						const CozeFoldRow *b)
+{
+	const CozeFoldTable *table = fold->table;
+	const CozeFoldRow *from = b != NULL ? b : a;
+
+	for (int u = 0; fold->unit != NULL && from != NULL && u < table->ncolumns; u++)
+	{
+		bool		is_a = a != NULL,
+					is_b = b != NULL;
+
+		for (int c = u; fold->unit[u] == u && c < table->ncolumns; c++)
+		{
+			if (fold->unit[c] != u)
+				continue;
+			is_a = is_a && coze_row_knows(a, c) && coze_value_same(table, c, a, row);
+			is_b = is_b && coze_row_knows(b, c) && coze_value_same(table, c, b, row);
+		}
+		for (int c = u; !is_a && !is_b && c < table->ncolumns; c++)
+		{
+			if (fold->unit[c] == u && coze_row_knows(from, c))
+				coze_row_put(row, c, from);
+		}
+	}
+}
+
 void
 coze_unique_begin(CozeFold *fold)
 {
@@ -51,6 +118,7 @@ coze_unique_begin(CozeFold *fold)
 	while (buckets < (uint32) fold->nkeys)
 		buckets *= 2;
 	hash->mask = buckets - 1;
+	fold->unit = make_units(table);
 	hash->head = coze_alloc(table->nuniques * sizeof(int *));
 	hash->place = coze_alloc(table->nuniques * sizeof(Place *));
 	hash->turn_of = coze_alloc(fold->nkeys * sizeof(int));
@@ -174,7 +242,7 @@ take_place(CozeFold *fold, const CozeFoldEntry *entry, int index, int key, int o
 }
 
 /*
- * The key's state with the columns of an index as they were, or NULL: there was
+ * The key's state with the unit of an index as it was, or NULL: there was
  * no row, or it would collide all the same, or it cannot be stored.
  */
 static const CozeState *
@@ -182,19 +250,20 @@ with_old_values(CozeFold *fold, int index, const CozeState *before, const CozeSt
 {
 	const CozeFoldTable *table = fold->table;
 	const CozeFoldUnique *unique = &table->uniques[index];
+	int			unit = unique->ncolumns > 0 ? fold->unit[unique->columns[0]] : -1;
 	const CozeMarks **columns;
 	CozeFoldRow *row;
 	CozeState  *kept;
 	bool		differs = false;
 
-	if (before->row == NULL)
+	if (before->row == NULL || unit < 0)
 		return NULL;
 	row = coze_row_copy(table->ncolumns, state->row);
 	columns = coze_state_columns(table, state);
-	for (int i = 0; i < unique->ncolumns; i++)
+	for (int c = unit; c < table->ncolumns; c++)
 	{
-		int			c = unique->columns[i];
-
+		if (fold->unit[c] != unit)
+			continue;
 		if (!coze_row_knows(before->row, c) || !coze_row_knows(row, c))
 		{
 			fold->incomplete = true;
