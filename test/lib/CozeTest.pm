@@ -228,7 +228,8 @@ sub conflicts_of
     my ($node, $dbname) = @_;
     return $node->safe_psql($dbname // 'postgres', q{
         SELECT relation, key, conflict_type, policy
-          FROM cozesync.conflicts ORDER BY 1, 2::text COLLATE "C", 3});
+          FROM cozesync.conflicts
+         ORDER BY relation::text COLLATE "C", key::text COLLATE "C", conflict_type});
 }
 
 # Make the next process that comes by a debug point stop there, until debug_go.
