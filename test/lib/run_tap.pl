@@ -82,6 +82,9 @@ sub finished
     {
         $failures++;
         show_tail(output_of($program), 60);
+        # where PostgreSQL's Perl modules send what else was said
+        (my $log = basename($program)) =~ s/\.pl$//;
+        show_tail("tmp_check/log/regress_log_$log", 40);
     }
 }
 

@@ -149,19 +149,21 @@ suite_tap()
 	run_tap_programs tap "${JOBS:-2}" $(selected test/t/*.pl)
 }
 
-# The C programs print TAP; test/build/unit/ is where test/unit/Makefile puts them.
+# Programs without a server.  test/unit/*.t run what test/unit/Makefile builds; the
+# wire format's own test and a short round of its fuzzers print TAP themselves.
 suite_unit()
 {
-	if [ ! -e test/unit/Makefile ]; then
-		run_tap_programs unit 1 $(selected test/unit/*.t)
-		return
-	fi
-	if ! make "${mkflags[@]}" -C test/unit >"$out/unit.log" 2>&1; then
-		cat "$out/unit.log"
-		counts unit 0 1 0
-		return
-	fi
-	run_tap_programs unit 1 $(selected test/unit/*.t $(find test/build/unit -type f -executable 2>/dev/null))
+	local dir programs
+	for dir in test/unit test/fuzz; do
+		[ -e $dir/Makefile ] || continue
+		if ! make "${mkflags[@]}" -C $dir >"$out/unit.log" 2>&1; then
+			cat "$out/unit.log"
+			counts unit 0 1 0
+			return
+		fi
+	done
+	programs=$(selected test/unit/*.t test/build/fuzz/wire_test test/fuzz/run.sh)
+	run_tap_programs unit 1 $programs
 }
 
 # The ordinary build: without warnings, and without anything meant for tests.
