@@ -106,7 +106,13 @@ typedef enum CozeResolution
 	COZE_RESOLUTION_HOLD,
 } CozeResolution;
 
-/* A loss.  Named by (key, loser, decided); each is reported once in a fold. */
+/*
+ * A loss.  Named by (key, loser, decided); each is reported once in a fold.
+ *
+ * The loser is decided itself where an operation was set aside or gave way; also
+ * where it took another key's unique value without a concurrent operation there:
+ * then key is not among its operations and op is NULL.
+ */
 typedef struct CozeFoldNote
 {
 	int			key;

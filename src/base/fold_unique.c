@@ -222,22 +222,35 @@ index_marks(const CozeFoldTable *table, int index, const CozeState *state)
 	return marks;
 }
 
-/* last_update_wins: the other row is absent from here on. */
+static void
+note_taken(CozeFold *fold, const CozeFoldEntry *entry, int index, int key, int other,
+		   CozeVersion loser)
+{
+	CozeFoldNote *note = coze_fold_note(fold, entry, other, loser, COZE_OUTCOME_UNIQUE,
+										COZE_CONFLICT_UNIQUE_VIOLATION);
+
+	note->index = index;
+	note->other = key;
+	note->other_state = fold->states[key];
+}
+
+/*
+ * last_update_wins: the other row is absent from here on.
+ *
+ * What the entry had not seen lost.  If it had seen all (its author saw the value
+ * given up by an operation that was set aside since), the row's loss goes by the
+ * entry's own name: the marks may have been forgotten elsewhere.
+ */
 static void
 take_place(CozeFold *fold, const CozeFoldEntry *entry, int index, int key, int other)
 {
 	const CozeState *state = fold->states[other];
-	const CozeMarks *marks = index_marks(fold->table, index, state);
+	const CozeMarks *lost = coze_marks_unseen(index_marks(fold->table, index, state), entry);
 
-	for (int i = 0; marks != NULL && i < marks->n; i++)
-	{
-		CozeFoldNote *note = coze_fold_note(fold, entry, other, marks->v[i], COZE_OUTCOME_UNIQUE,
-											COZE_CONFLICT_UNIQUE_VIOLATION);
-
-		note->index = index;
-		note->other = key;
-		note->other_state = fold->states[key];
-	}
+	for (int i = 0; lost != NULL && i < lost->n; i++)
+		note_taken(fold, entry, index, key, other, lost->v[i]);
+	if (lost == NULL)
+		note_taken(fold, entry, index, key, other, entry->version);
 	coze_fold_set_state(fold, other, coze_state_of(entry, NULL, state->row));
 }
 

@@ -13,10 +13,14 @@
  */
 #include "history.h"
 
+#ifndef DEFAULT_RUNS
+#define DEFAULT_RUNS 8000
+#endif
+
 int
 main(int argc, char **argv)
 {
-	long		runs = argc > 1 ? atol(argv[1]) : 1000;
+	long		runs = argc > 1 ? atol(argv[1]) : DEFAULT_RUNS;
 	long		seed = argc > 2 ? atol(argv[2]) : 1;
 	long		i;
 	long		entries = 0,
