@@ -17,6 +17,7 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
+#include "capture/precommit.h"
 #include "debug.h"
 #include "log/state.h"
 #include "settings.h"
@@ -60,6 +61,7 @@ _PG_init(void)
 	coze_settings_define();
 	previous_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;
+	coze_capture_init();
 	previous_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = start_shared_memory;
 }

@@ -83,9 +83,10 @@ typedef enum CozeChangeKind
 	COZE_CHANGE_UPDATE = 'U',	/* new row; old key, old unique values, old row as flagged */
 	COZE_CHANGE_DELETE = 'D',	/* old row */
 	COZE_CHANGE_TRUNCATE = 'T', /* neither key nor rows */
-	COZE_CHANGE_SUPERSEDED = 'S',	/* an insert or update whose new image was already
-									 * replaced in its transaction: key is the new key;
-									 * old key/old row as for an update, if it was one */
+	COZE_CHANGE_SUPERSEDED = 'S',	/* has no effect, since another change of the entry,
+									 * perhaps before it, tells what the key came to;
+									 * with old row: what the key had, else: that it had
+									 * none; old key: as for an update */
 } CozeChangeKind;
 
 #define COZE_CHANGE_SAME_RELATION	0x01	/* relation and policy as in the change before */
@@ -94,6 +95,15 @@ typedef enum CozeChangeKind
 #define COZE_CHANGE_OLD_UNIQUE		0x08	/* values of unique columns that changed */
 #define COZE_CHANGE_OLD_ROW			0x10
 #define COZE_CHANGE_NEW_ROW			0x20
+#define COZE_CHANGE_OLD_OWN			0x40	/* the row it changed was written by the same entry */
+
+/*
+ * Changes stand in the order in which they are to be made.  That is not always the
+ * order in which their author made them: what a trigger did to a row that was
+ * waiting for its turn stands before the change of that row.  So the row that a key
+ * had before the entry is that of the first update, deletion or superseded change
+ * with an old row that is not OLD_OWN; if there is none it had none.
+ */
 
 /* A value as bytes; size < 0 is NULL. */
 typedef struct CozeValue
@@ -136,7 +146,7 @@ typedef struct CozeChange
  * old unique values if announced, also after their count, and end, which fills
  * in the length.
  *
- * begin: parts are the flags OLD_KEY, OLD_UNIQUE, OLD_ROW, NEW_ROW; previous is
+ * begin: parts are the flags OLD_KEY, OLD_UNIQUE, OLD_ROW, NEW_ROW, OLD_OWN; previous is
  * the (relation, policy) of the change before it in the same piece, and is moved
  * on, or NULL.  A piece is what can vanish or be reordered alone (what one
  * subtransaction captured between two others), so the first change of a piece

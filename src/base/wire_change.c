@@ -18,7 +18,7 @@
 #define CHANGE_HEADER_SIZE (1 + 1 + 4)
 
 #define PARTS (COZE_CHANGE_OLD_KEY | COZE_CHANGE_OLD_UNIQUE | \
-			   COZE_CHANGE_OLD_ROW | COZE_CHANGE_NEW_ROW)
+			   COZE_CHANGE_OLD_ROW | COZE_CHANGE_NEW_ROW | COZE_CHANGE_OLD_OWN)
 #define ALL_FLAGS (PARTS | COZE_CHANGE_SAME_RELATION | COZE_CHANGE_HAS_POLICY)
 
 /* --- encoding --------------------------------------------------------------- */
@@ -146,11 +146,12 @@ parts_fit_kind(CozeChangeKind kind, uint8 flags)
 		case COZE_CHANGE_UPDATE:
 			return (parts & COZE_CHANGE_NEW_ROW) != 0;
 		case COZE_CHANGE_DELETE:
-			return parts == COZE_CHANGE_OLD_ROW;
+			return (parts & ~COZE_CHANGE_OLD_OWN) == COZE_CHANGE_OLD_ROW;
 		case COZE_CHANGE_TRUNCATE:
 			return parts == 0;
 		case COZE_CHANGE_SUPERSEDED:
-			return (parts & COZE_CHANGE_NEW_ROW) == 0;
+			return (parts & COZE_CHANGE_NEW_ROW) == 0 &&
+				((parts & COZE_CHANGE_OLD_OWN) == 0 || (parts & COZE_CHANGE_OLD_ROW) != 0);
 	}
 	return false;
 }
