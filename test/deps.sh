@@ -10,7 +10,7 @@
 set -euo pipefail
 
 major=${PG_MAJOR:-15}
-packages="make gcc libc6-dev libpq-dev perl python3 procps libipc-run-perl
+packages="make gcc libc6-dev libpq-dev libicu-dev perl python3 procps libipc-run-perl
 	postgresql-$major postgresql-server-dev-$major"
 schema_packages="roundcube-core icinga2-ido-pgsql ejabberd"
 
