@@ -22,6 +22,10 @@
 #error "cozesync needs PostgreSQL 15 or later"
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* Index of a process in ProcGlobal->allProcs. */
 static inline int
 coze_my_proc_number(void)

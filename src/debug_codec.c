@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 
 #include "base/codec.h"
+#include "compat.h"
 
 PG_FUNCTION_INFO_V1(coze_debug_is_binary);
 PG_FUNCTION_INFO_V1(coze_debug_encode);
