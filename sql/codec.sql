@@ -192,7 +192,7 @@ SELECT decode(encode(repeat('x', 64)), ''::name, true);
 SELECT decode('\x03027b7d', '{}'::jsonb, true);
 SELECT decode('\x0400000001', NULL::regclass, true);
 SELECT decode('\x0400000001', NULL::pair, true);
-SELECT decode(encode('no.such'::text), NULL::regclass, false);
+SELECT decode(encode('pg_catalog.none'::text), NULL::regclass, false);
 
 -- An error leaves settings and conversion as they were.
 SET client_encoding = 'LATIN1';

@@ -113,8 +113,10 @@ run_regress_program()
 	if [ "${result#* }" != "0 0" ]; then
 		cat "$log"
 		head -n 400 "$out/$suite/regression.diffs" 2>/dev/null || true
-		echo "--- end of the $suite server's log"
-		tail -n 30 "$out/$suite/server.log"
+		if [ ! -s "$out/$suite/regression.diffs" ]; then
+			echo "--- end of the $suite server's log"
+			tail -n 30 "$out/$suite/server.log"
+		fi
 	else
 		grep -E '\.\.\. ok|^ok ' "$log" || true
 	fi
