@@ -205,7 +205,7 @@ read_values(CozeCursor *c, ValueSink *sink, int n, CozeImage *image)
 		c->failed = true;
 		return first;
 	}
-	if (reader->values_cap < first + n)
+	if (reader->values == NULL || reader->values_cap < first + n)
 	{
 		reader->values_cap = Max(2 * (first + n), 64);
 		reader->values = coze_realloc(reader->values, reader->values_cap * sizeof(CozeValue));
