@@ -135,6 +135,14 @@ put_change(CozeBuf *buf, const CozeChange *change, CozeChangeContext *context)
 	CHECK(buf->size - begin == change->size);
 }
 
+/* No room behind the end, so that a sanitizer sees each byte too far. */
+static void
+shrink(CozeBuf *buf)
+{
+	buf->data = coze_realloc(buf->data, buf->size);
+	buf->cap = buf->size;
+}
+
 /*
  * Read a body in pieces as the seed has it (0: in one), writing what was read to
  * again.  Returns what the last call of next said.
@@ -159,6 +167,7 @@ read_body(const char *data, Size size, uint32 seed, CozeBuf *again, bool *at_end
 			piece = Min(piece, (seed >> 24) & 31);
 		}
 		coze_wire_reader_feed(&reader, data + fed, piece);
+		shrink(&reader.buf);
 		fed += piece;
 		while ((said = coze_wire_reader_next(&reader, &change)) > 0)
 			put_change(again, &change, &context);
