@@ -2,6 +2,7 @@
 #
 #   make, make install          the extension, for the server of $(PG_CONFIG)
 #   make test                   every test, in a private copy of PostgreSQL
+#   make fuzz FUZZ_SECONDS=300  the decoders of the wire format, fuzzed alone
 #   make demo, make bench       two nodes under load; measured ratios
 #
 # COZE_TESTING=1 compiles in debug points and rule switches (tests only);
@@ -46,10 +47,12 @@ EXTRA_CLEAN = $(OBJS:.o=.d) $(BUILD_STAMP) test/build
 .DEFAULT_GOAL := all
 
 # These install what they need themselves, so they work without a server.
-STANDALONE = test demo bench deps
+STANDALONE = test fuzz demo bench deps
 .PHONY: $(STANDALONE)
 test:
 	@test/run.sh $(SUITES)
+fuzz:
+	@test/fuzz/run.sh $(or $(FUZZ_SECONDS),300)
 demo:
 	@test/demo/demo.sh
 bench:

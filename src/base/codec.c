@@ -16,7 +16,6 @@
 #include "access/transam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/defrem.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
 #include "fmgr.h"
