@@ -21,7 +21,11 @@ CREATE TABLE cozesync.member (
     database_oid bigint NOT NULL,
     server_version integer NOT NULL,
     joined_at timestamptz NOT NULL DEFAULT now(),
-    dropped_at timestamptz
+    dropped_at timestamptz,
+    -- set by the node itself, with its first entry
+    ready_at timestamptz,
+    -- which numbers it draws from sequences that are spread
+    slot integer NOT NULL CHECK (slot >= 0)
 );
 CREATE UNIQUE INDEX member_node_name ON cozesync.member (node_name) WHERE dropped_at IS NULL;
 COMMENT ON TABLE cozesync.member IS 'members of the group, one row per incarnation; known to every node';
@@ -61,11 +65,82 @@ CREATE TABLE cozesync.rule (
 );
 COMMENT ON TABLE cozesync.rule IS 'conflict rules in force and former ones; known to every node';
 
+-- Conflicts that somebody settled: by the row that was written then, or by leaving it as
+-- it is.  Named as in the conflict log.  Travels through the log.
+CREATE TABLE cozesync.settlement (
+    settlement_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    key jsonb NOT NULL,
+    loser_origin bigint NOT NULL,
+    loser_hlc bigint NOT NULL,
+    choice text NOT NULL CHECK (choice IN ('local', 'remote', 'row')),
+    result_row jsonb,
+    settled_by text NOT NULL,
+    settled_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE cozesync.settlement IS 'conflicts that were settled by hand; known to every node';
+
+-- Sequences behind columns of synced tables from which each node draws numbers of its
+-- own: base or more, and congruent to its slot modulo max_nodes.  Travels through the log.
+CREATE TABLE cozesync.spread_sequence (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    column_name text NOT NULL,
+    max_nodes integer NOT NULL CHECK (max_nodes > 1),
+    base bigint NOT NULL CHECK (base > 0),
+    PRIMARY KEY (schema_name, table_name, column_name)
+);
+COMMENT ON TABLE cozesync.spread_sequence IS 'sequences that are spread over the nodes; known to every node';
+
+-- How far this node has come with joining; a row while it is at it.  Only its own
+-- business.  admitted_*: the entry by which the donor made it a member; waits_for: the
+-- members that must count it before it may write.
+CREATE TABLE cozesync.join_run (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    phase text NOT NULL CHECK (phase IN ('admitting', 'copying', 'catching up')),
+    origin bigint NOT NULL CHECK (origin > 0),
+    node_name text NOT NULL,
+    dsn text,
+    via text NOT NULL,
+    copy_data boolean NOT NULL,
+    direct_links boolean NOT NULL,
+    donor bigint NOT NULL CHECK (donor > 0),
+    admitted_hlc bigint,
+    waits_for bigint[] NOT NULL DEFAULT '{}',
+    last_error text,
+    CHECK (phase = 'admitting' OR admitted_hlc IS NOT NULL)
+);
+COMMENT ON TABLE cozesync.join_run IS 'how far this node has come with joining its group';
+
+-- Tables that a joining node copies.  held: the vector of the snapshot of the donor that
+-- its rows are from.
+CREATE TABLE cozesync.join_table (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    copied_rows bigint,
+    copied_bytes bigint,
+    of_bytes bigint,
+    held jsonb,
+    PRIMARY KEY (schema_name, table_name)
+);
+COMMENT ON TABLE cozesync.join_table IS 'tables that a joining node copies, and which of them it has';
+
 -- Links that were paused here; only this node's business.
 CREATE TABLE cozesync.paused_link (
     peer bigint PRIMARY KEY
 );
 COMMENT ON TABLE cozesync.paused_link IS 'peers whose links to and from this node are paused';
+
+-- A dump takes along what the group is and who this node was in it; a database made from
+-- it is found out as a copy by its identity.
+SELECT pg_catalog.pg_extension_config_dump('cozesync.local_node', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.member', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.link_mode', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.synced_table', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.rule', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.settlement', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.spread_sequence', '');
 
 -- Nothing here is anybody's business: cozesync.member holds DSNs.
 REVOKE ALL ON ALL TABLES IN SCHEMA cozesync FROM PUBLIC;

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * group.h
+ *		Making and changing a group.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_GROUP_H
+#define COZE_GROUP_H
+
+#include "postgres.h"
+
+/*
+ * This transaction changed who this database is: all processes read it anew once it
+ * has ended, and the launcher sees which workers that needs.
+ */
+extern void coze_group_node_changed_at_commit(void);
+
+#endif							/* COZE_GROUP_H */

@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * join.h
+ *		How a database becomes a member of a group that exists.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_JOIN_H
+#define COZE_JOIN_H
+
+#include "postgres.h"
+
+#include "group/peer.h"
+
+/*
+ * The joining node's way, each phase committed before the next begins; cozesync.join_run
+ * has it, so that whoever is interrupted goes on.
+ */
+typedef enum CozeJoinPhase
+{
+	COZE_JOIN_NONE,				/* not begun; schema and checks -> ADMITTING */
+	COZE_JOIN_ADMITTING,		/* tables are taken on, the donor is asked -> COPYING */
+	COZE_JOIN_COPYING,			/* rows, then facts and log -> CATCHING_UP */
+	COZE_JOIN_CATCHING_UP,		/* the stream runs; until all members count us -> done */
+} CozeJoinPhase;
+
+typedef struct CozeJoin
+{
+	char	   *node_name;
+	char	   *dsn;			/* NULL: cannot be reached from outside */
+	char	   *via;
+	bool		copy_schema;
+	bool		copy_data;
+	bool		direct_links;
+	bool		wait;
+	CozeJoinPhase phase;
+	int64		origin;			/* ours */
+	int64		donor;			/* origin of the member at via */
+	char	   *donor_name;
+	char	   *group_id;
+	char	   *group_name;
+	CozePeerConnection *peer;	/* at via */
+	MemoryContext context;		/* for the whole run */
+} CozeJoin;
+
+/* --- join.c ------------------------------------------------------------------------ */
+
+/* If this database is joining: let a background worker go on with it. */
+extern void coze_join_continue(void);
+extern PGDLLEXPORT void coze_join_worker_main(Datum main_arg);
+
+/* --- join_schema.c ------------------------------------------------------------------ */
+
+/* Create here what the donor's database has and this one has not, in this transaction. */
+extern void coze_join_copy_schema(const char *via);
+
+/* --- join_copy.c --------------------------------------------------------------------- */
+
+/* Take on every table that the donor syncs, and no other. */
+extern void coze_join_take_on_tables(CozeJoin *join);
+
+/*
+ * Copy rows, table by table in transactions of their own, then in one transaction the
+ * facts and the log.  Begins and ends outside of a step.
+ */
+extern void coze_join_copy(CozeJoin *join);
+
+#endif							/* COZE_JOIN_H */
