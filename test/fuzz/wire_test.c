@@ -152,10 +152,10 @@ random_change(TestChange *test, const CozeChangeContext *before)
 	static const CozeChangeKind kinds[] = {COZE_CHANGE_INSERT, COZE_CHANGE_UPDATE,
 	COZE_CHANGE_DELETE, COZE_CHANGE_TRUNCATE, COZE_CHANGE_SUPERSEDED};
 	CozeChange *change = &test->change;
-	uint8		old = (uint8) (pick(8) << 2) & ~COZE_CHANGE_HAS_POLICY;
+	uint8		old = (uint8) (pick(4) << 2);
 
 	if (pick(2))
-		old |= COZE_CHANGE_OLD_ROW;
+		old |= COZE_CHANGE_OLD_ROW | (pick(2) ? COZE_CHANGE_OLD_OWN : 0);
 	memset(test, 0, sizeof(*test));
 	change->kind = kinds[pick(5)];
 	switch (change->kind)
@@ -167,7 +167,7 @@ random_change(TestChange *test, const CozeChangeContext *before)
 			change->flags = old | COZE_CHANGE_NEW_ROW;
 			break;
 		case COZE_CHANGE_DELETE:
-			change->flags = COZE_CHANGE_OLD_ROW;
+			change->flags = COZE_CHANGE_OLD_ROW | (pick(2) ? COZE_CHANGE_OLD_OWN : 0);
 			break;
 		case COZE_CHANGE_TRUNCATE:
 			break;
@@ -265,7 +265,7 @@ static bool
 same_change(const CozeChange *a, const CozeChange *b)
 {
 	const uint8 parts = COZE_CHANGE_OLD_KEY | COZE_CHANGE_OLD_UNIQUE |
-		COZE_CHANGE_OLD_ROW | COZE_CHANGE_NEW_ROW;
+		COZE_CHANGE_OLD_ROW | COZE_CHANGE_NEW_ROW | COZE_CHANGE_OLD_OWN;
 
 	return a->kind == b->kind && (a->flags & parts) == (b->flags & parts) &&
 		a->relation == b->relation && coze_version_equal(a->policy, b->policy) &&
@@ -686,6 +686,8 @@ refused_changes(void)
 			 "an insert without a row is refused");
 	is_error(change_error("44 30 00000012" RELATION "01 0400000007 0000 0000"), "flags",
 			 "a delete with a new row is refused");
+	is_error(change_error("53 40 0000000d" RELATION "01 0400000007"), "flags",
+			 "a superseded change with an own old row that is not there is refused");
 	is_error(change_error("54 00 0000000e" RELATION "01 0400000007"), "key",
 			 "a truncate with a key is refused");
 	is_error(change_error("49 20 0000000b" RELATION "00 0000"), "key",
