@@ -17,6 +17,7 @@
 
 #include "base/codec.h"
 #include "compat.h"
+#include "compat.h"
 
 PG_FUNCTION_INFO_V1(coze_debug_is_binary);
 PG_FUNCTION_INFO_V1(coze_debug_encode);

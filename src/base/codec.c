@@ -21,6 +21,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
@@ -34,6 +35,7 @@
 #include "utils/xml.h"
 
 #include "base/codec.h"
+#include "compat.h"
 
 /* How the bytes of a value are made. */
 typedef enum CozeCodecForm
