@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "utils/resowner.h"
 
 #include "base/wire.h"
@@ -32,6 +33,8 @@ PG_FUNCTION_INFO_V1(coze_group_facts_changed);
 PG_FUNCTION_INFO_V1(coze_group_check_own_dsn);
 PG_FUNCTION_INFO_V1(coze_group_tell_node);
 PG_FUNCTION_INFO_V1(coze_group_describe_table_on);
+PG_FUNCTION_INFO_V1(coze_group_next_number_on);
+PG_FUNCTION_INFO_V1(coze_group_hlc_time);
 
 Datum
 coze_group_check_preloaded(PG_FUNCTION_ARGS)
@@ -172,17 +175,50 @@ coze_group_tell_node(PG_FUNCTION_ARGS)
 						text_to_cstring(PG_GETARG_TEXT_PP(2)), text_to_cstring(PG_GETARG_TEXT_PP(3))));
 }
 
+/*
+ * Ask a node something that has one value.  The first arguments are its name and
+ * DSN, the others what it is asked about.
+ */
+static char *
+ask_node(FunctionCallInfo fcinfo, const char *question)
+{
+	char	   *node_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	CozePeerConnection *peer = coze_peer_open(text_to_cstring(PG_GETARG_TEXT_PP(1)),
+											  psprintf("node \"%s\"", node_name));
+	const char *params[FUNC_MAX_ARGS];
+	char	   *answer;
+
+	for (int i = 2; i < PG_NARGS(); i++)
+		params[i - 2] = text_to_cstring(PG_GETARG_TEXT_PP(i));
+	answer = coze_peer_query_value(peer, question, PG_NARGS() - 2, params);
+	coze_peer_close(peer);
+	return answer;
+}
+
 /* describe_table_on(node_name text, dsn text, schema_name text, table_name text) returns jsonb */
 Datum
 coze_group_describe_table_on(PG_FUNCTION_ARGS)
 {
-	char	   *node_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	const char *params[2] = {text_to_cstring(PG_GETARG_TEXT_PP(2)), text_to_cstring(PG_GETARG_TEXT_PP(3))};
-	CozePeerConnection *peer = coze_peer_open(text_to_cstring(PG_GETARG_TEXT_PP(1)),
-											  psprintf("node \"%s\"", node_name));
-	char	   *answer = coze_peer_query_value(peer, "SELECT pg_catalog.to_jsonb(d)"
-											   " FROM cozesync.describe_table($1, $2) AS d", 2, params);
+	char	   *answer = ask_node(fcinfo, "SELECT pg_catalog.to_jsonb(d) FROM cozesync.describe_table($1, $2) AS d");
 
-	coze_peer_close(peer);
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(answer)));
+}
+
+/*
+ * next_number_on(node_name text, dsn text, schema_name text, table_name text,
+ * column_name text) returns bigint
+ */
+Datum
+coze_group_next_number_on(PG_FUNCTION_ARGS)
+{
+	char	   *answer = ask_node(fcinfo, "SELECT cozesync.next_number($1, $2, $3)");
+
+	PG_RETURN_INT64(strtoi64(answer, NULL, 10));
+}
+
+/* hlc_time(hlc bigint) returns timestamptz */
+Datum
+coze_group_hlc_time(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(PG_GETARG_INT64(0));
 }

@@ -320,6 +320,9 @@ coze_join_copy_schema(const char *via)
 	int			nest = NewGUCNestLevel();
 	ListCell   *cell;
 
+	/* what is there already is no news */
+	(void) set_config_option("client_min_messages", "warning", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	blank_psql_commands(text);
 	foreach(cell, raw_parser(text, RAW_PARSE_DEFAULT))
 		execute_statement(&copy, text, lfirst_node(RawStmt, cell));

@@ -153,7 +153,7 @@ BEGIN
     FOR granted IN
         SELECT p.oid FROM pg_proc AS p
         WHERE p.pronamespace = 'cozesync'::regnamespace
-          AND p.proname IN ('hello', 'receive', 'send', 'about', 'describe_table', 'let_go',
+          AND p.proname IN ('hello', 'receive', 'send', 'about', 'describe_table', 'next_number', 'let_go',
                             'check_may_admit', 'admit_node', 'last_version', 'take_snapshot',
                             'held_in_snapshot', 'changed_keys')
     LOOP
