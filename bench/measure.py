@@ -6,9 +6,10 @@ same machine, the order changing from round to round; what counts is the
 ratio, given as the median of the rounds with the least and the greatest.
 
   tpcb     pgbench's TPC-B-like script, captured against not, by
-           synchronous_commit and number of clients (transactions per second)
+           synchronous_commit and number of clients (transactions per second,
+           and processor time of the sessions for one transaction)
   bulk     one statement that inserts, updates, deletes a million rows,
-           captured against not (seconds)
+           captured against not (seconds, and processor time of the session)
   catchup  a backlog of small transactions made while the link rests, applied
            by a peer, against native logical replication (seconds)
 """
@@ -50,6 +51,19 @@ class Server:
         with open(os.path.join(self.data, "postgresql.conf"), "a") as out:
             out.write(CONF + conf + f"unix_socket_directories = '{self.dir}'\n")
         self.call("pg_ctl", "-s", "-w", "-D", self.data, "-l", os.path.join(self.dir, "log"), "start")
+        with open(os.path.join(self.data, "postmaster.pid")) as pid:
+            self.pid = int(pid.readline())
+
+    def cpu(self):
+        """Processor seconds of the sessions that have ended."""
+        began = time.monotonic()
+        # a session ends a little after its client
+        while self.sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' "
+                       "AND pid <> pg_backend_pid()") != "0" and time.monotonic() - began < 10:
+            time.sleep(0.01)
+        with open(f"/proc/{self.pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
     def call(self, program, *arguments, stdin=None):
         done = subprocess.run([os.path.join(self.bindir, program), *arguments], input=stdin,
@@ -127,19 +141,23 @@ def measure_tpcb(args, results):
     make_group(server, "coze", ["pgbench_accounts", "pgbench_branches", "pgbench_tellers",
                                 "pgbench_history"])
 
-    def tps(db, clients, commit):
+    def run(db, clients, commit):
         server.sql("VACUUM ANALYZE; CHECKPOINT;", db)
         server.sql(f"ALTER DATABASE {db} SET synchronous_commit = {commit}")
+        before = server.cpu()
         out = server.pgbench("-c", str(clients), "-j", "2", "-T", str(args.seconds), db=db)
-        return float(re.search(r"^tps = ([0-9.]+)", out, re.M).group(1))
+        used = server.cpu() - before
+        done = int(re.search(r"actually processed: (\d+)", out).group(1))
+        return float(re.search(r"^tps = ([0-9.]+)", out, re.M).group(1)), used / done * 1e6
 
     for number in range(args.rounds):
         for commit in ("on", "off"):
             for clients in (2, 8):
-                plain, coze = in_turn(number, lambda: tps("plain", clients, commit),
-                                      lambda: tps("coze", clients, commit))
-                results.add(f"tpcb, synchronous_commit {commit}, {clients} clients", "tps",
-                            plain, coze)
+                plain, coze = in_turn(number, lambda: run("plain", clients, commit),
+                                      lambda: run("coze", clients, commit))
+                case = f"tpcb, synchronous_commit {commit}, {clients} clients"
+                results.add(case, "tps", plain[0], coze[0])
+                results.add(case, "us of CPU each", plain[1], coze[1])
     server.stop()
 
 
@@ -156,15 +174,19 @@ def measure_bulk(args, results):
         "delete": "DELETE FROM t",
     }
 
-    def seconds(db, statement):
+    def run(db, statement):
         server.sql("CHECKPOINT")
-        return server.timed(statement, db)
+        before = server.cpu()
+        took = server.timed(statement, db)
+        return took, server.cpu() - before
 
     for number in range(args.rounds):
         for name, statement in statements.items():
-            plain, coze = in_turn(number, lambda: seconds("plain", statement),
-                                  lambda: seconds("coze", statement))
-            results.add(f"bulk {name}, {args.rows} rows in one statement", "s", plain, coze)
+            plain, coze = in_turn(number, lambda: run("plain", statement),
+                                  lambda: run("coze", statement))
+            case = f"bulk {name}, {args.rows} rows in one statement"
+            results.add(case, "s", plain[0], coze[0])
+            results.add(case, "s of CPU", plain[1], coze[1])
             for db in ("plain", "coze"):
                 server.sql("VACUUM ANALYZE t", db)
     server.stop()

@@ -158,14 +158,14 @@ suite_unit()
 	local dir programs
 	for dir in test/unit test/fuzz; do
 		[ -e $dir/Makefile ] || continue
-		if ! make "${mkflags[@]}" -C $dir >"$out/unit.log" 2>&1; then
+		if ! make "${mkflags[@]}" -j "${JOBS:-2}" -C $dir >"$out/unit.log" 2>&1; then
 			cat "$out/unit.log"
 			counts unit 0 1 0
 			return
 		fi
 	done
 	programs=$(selected test/unit/*.t test/build/fuzz/wire_test test/fuzz/run.sh)
-	run_tap_programs unit 1 $programs
+	run_tap_programs unit "${JOBS:-2}" $programs
 }
 
 # The ordinary build: without warnings, and without anything meant for tests.
