@@ -17,7 +17,7 @@ use Test::More;
 
 our @EXPORT = qw(
     new_node new_group new_pair join_node node_dsn
-    wait_sync wait_quiet poll_until digest same_rows rows_of conflicts_of
+    wait_sync wait_quiet poll_until digest digests same_rows rows_of conflicts_of
     debug_stop debug_go wait_stopped debug_rule background
     exec_all sql_error restart_node crash_node
 );
@@ -162,18 +162,26 @@ sub wait_quiet
     return 1;
 }
 
-# One line for the contents of a table, whatever the order of its rows: the number
-# of rows and a digest of their sorted text.  Types show their full precision, and
-# rows sort bytewise, so that settings of the database do not matter.
+# One line for the contents of each table, whatever the order of its rows: the
+# number of rows and a digest of their sorted text.  Types show their full
+# precision, and rows sort bytewise, so that settings of the database do not matter.
+sub digests
+{
+    my ($node, $tables, $dbname) = @_;
+    my $sql = q{
+        SET extra_float_digits = 3; SET datestyle = 'ISO'; SET timezone = 'UTC';
+        SET intervalstyle = 'postgres'; SET bytea_output = 'hex';};
+    $sql .= qq{
+        SELECT count(*) || ' rows, ' ||
+               md5(coalesce(string_agg(r, E'\n' ORDER BY r COLLATE "C"), ''))
+          FROM (SELECT t::text AS r FROM $_ t) s;} for @$tables;
+    return split /\n/, $node->safe_psql($dbname // 'postgres', $sql);
+}
+
 sub digest
 {
     my ($node, $table, $dbname) = @_;
-    return $node->safe_psql($dbname // 'postgres', qq{
-        SET extra_float_digits = 3; SET datestyle = 'ISO'; SET timezone = 'UTC';
-        SET intervalstyle = 'postgres'; SET bytea_output = 'hex';
-        SELECT count(*) || ' rows, ' ||
-               md5(coalesce(string_agg(r, E'\\n' ORDER BY r COLLATE "C"), ''))
-          FROM (SELECT t::text AS r FROM $table t) s});
+    return (digests($node, [$table], $dbname))[0];
 }
 
 sub rows_of
@@ -189,17 +197,16 @@ sub same_rows
 {
     my ($nodes, $tables, $name, $dbname) = @_;
     my ($first, @others) = @$nodes;
+    my @want = digests($first, $tables, $dbname);
     my @differ;
-    for my $table (@$tables)
+    for my $node (@others)
     {
-        my $want = digest($first, $table, $dbname);
-        for my $node (@others)
+        my @got = digests($node, $tables, $dbname);
+        for my $i (grep { $got[$_] ne $want[$_] } 0 .. $#want)
         {
-            my $got = digest($node, $table, $dbname);
-            next if $got eq $want;
-            push @differ, sprintf('%s: %s has %s, %s has %s',
-                $table, $first->name, $want, $node->name, $got);
-            push @differ, _difference($first, $node, $table, $dbname);
+            push @differ, sprintf('%s: %s has %s, %s has %s', $tables->[$i],
+                $first->name, $want[$i], $node->name, $got[$i]);
+            push @differ, _difference($first, $node, $tables->[$i], $dbname);
         }
     }
     local $Test::Builder::Level = $Test::Builder::Level + 1;

@@ -42,9 +42,26 @@ sub show_tail
     my ($path, $lines) = @_;
     open my $file, '<', $path or return;
     my @all = <$file>;
-    my @said = grep { !/^ok \d/ && !/^\s*$/ } @all;
+    my $noise = qr/^ok \d|^\s*$|^####? |^# (Running|No postmaster|Postmaster PID)|^waiting for |
+        ^server (?:started|stopped)|NOTICE: |\] ok \d/x;
+    my @said = grep { !/$noise/ } @all;
     my $from = @said > $lines ? @said - $lines : 0;
     print "    ", $_ for @said[ $from .. $#said ];
+}
+
+# What went wrong in the servers that a TAP program started.
+sub show_server_errors
+{
+    my ($name) = @_;
+    for my $path (glob "tmp_check/log/${name}_*.log")
+    {
+        open my $file, '<', $path or next;
+        my @bad = grep { /(WARNING|ERROR|FATAL|PANIC|DETAIL): |was terminated/ && !/DETAIL:  parameters: / }
+            <$file>;
+        next if !@bad;
+        print "    --- ", basename($path), "\n";
+        print "    ", $_ for @bad[ ($#bad > 11 ? $#bad - 11 : 0) .. $#bad ];
+    }
 }
 
 sub finished
@@ -85,6 +102,7 @@ sub finished
         # where PostgreSQL's Perl modules send what else was said
         (my $log = basename($program)) =~ s/\.pl$//;
         show_tail("tmp_check/log/regress_log_$log", 40);
+        show_server_errors($log);
     }
 }
 
