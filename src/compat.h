@@ -14,9 +14,19 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "commands/tablecmds.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#if PG_VERSION_NUM >= 160000
+#include "parser/parse_relation.h"
+#endif
+#include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/rel.h"
+#include "storage/procarray.h"
+#include "storage/sinvaladt.h"
 
 #if PG_VERSION_NUM < 150000
 #error "cozesync needs PostgreSQL 15 or later"
@@ -68,6 +78,66 @@ coze_relation_is_rewritten(Relation rel)
 #else
 	return rel->rd_firstRelfilenodeSubid != InvalidSubTransactionId;
 #endif
+}
+
+/* One relation, number 1, of which the given columns count as updated. */
+static inline void
+coze_init_range_table(EState *estate, RangeTblEntry *rte, Bitmapset *updated)
+{
+#if PG_VERSION_NUM >= 160000
+	List	   *infos = NIL;
+
+	addRTEPermissionInfo(&infos, rte)->updatedCols = updated;
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, list_make1(rte), infos, bms_make_singleton(1));
+#else
+	ExecInitRangeTable(estate, list_make1(rte), infos);
+#endif
+#else
+	rte->updatedCols = updated;
+	ExecInitRangeTable(estate, list_make1(rte));
+#endif
+}
+
+static inline void
+coze_epq_init(EPQState *epq, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1, NIL);
+#else
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1);
+#endif
+}
+
+/* Cut off the files of relations that are open and locked; sequences go on. */
+static inline void
+coze_execute_truncate(List *rels, List *relids)
+{
+#if PG_VERSION_NUM >= 160000
+	ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT, false, false);
+#else
+	ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT, false);
+#endif
+}
+
+/* The pid of one who holds a lock on a relation that conflicts with mode, or 0. */
+static inline int
+coze_lock_holder(Oid relid, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *holders;
+	PGPROC	   *proc;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	holders = GetLockConflicts(&tag, mode, NULL);
+	if (!VirtualTransactionIdIsValid(holders[0]))
+		return 0;
+#if PG_VERSION_NUM >= 170000
+	proc = ProcNumberGetProc(holders[0].procNumber);
+#else
+	proc = BackendIdGetProc(holders[0].backendId);
+#endif
+	return proc != NULL ? proc->pid : 0;
 }
 
 #endif							/* COZE_COMPAT_H */

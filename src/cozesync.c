@@ -17,6 +17,8 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
+#include "apply/apply.h"
+#include "apply/queue.h"
 #include "capture/precommit.h"
 #include "debug.h"
 #include "log/state.h"
@@ -35,6 +37,8 @@ request_shared_memory(void)
 	if (previous_shmem_request_hook)
 		previous_shmem_request_hook();
 	RequestAddinShmemSpace(coze_state_shmem_size());
+	RequestAddinShmemSpace(coze_queue_shmem_size());
+	RequestAddinShmemSpace(coze_apply_shmem_size());
 #ifdef COZE_TESTING
 	RequestAddinShmemSpace(coze_debug_shmem_size());
 #endif
@@ -47,6 +51,8 @@ start_shared_memory(void)
 		previous_shmem_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	coze_state_shmem_init();
+	coze_queue_shmem_init();
+	coze_apply_shmem_init();
 #ifdef COZE_TESTING
 	coze_debug_shmem_init();
 #endif

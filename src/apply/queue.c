@@ -277,7 +277,7 @@ read_items(const char *data, Size size, int *nitems)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),
 					 errmsg("received changes are damaged: %s", error)));
-		if (frame.kind == 0)
+		if (frame.kind == COZE_FRAME_END)
 			break;
 		if (frame.kind == COZE_FRAME_RELATION)
 			continue;

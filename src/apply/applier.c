@@ -1,0 +1,626 @@
+/*-------------------------------------------------------------------------
+ *
+ * applier.c
+ *		The applier: one process per database that applies what others wrote.
+ *
+ * A round is one local transaction.  It takes entries, lowest version first,
+ * whose causes are held here or applied in the same round, until some
+ * milliseconds have gone by; then what was decided is checked against what has
+ * become visible meanwhile, and all of it is committed at once.  After an error,
+ * or where the check fails, the round is undone and its entries are taken one
+ * by one; an entry that fails alone stops its origin, with growing pauses, and
+ * nobody else.
+ *
+ *		take batches -> round: begin index -> apply ... -> check -> commit
+ *		                  ^                      |          |
+ *		                  |  undo, one by one  <-+----------+
+ *		                  +----------------------+
+ *
+ * Invariants.  Causes first: an entry's V is covered by what is held and by what
+ * its round has applied before it.  Check after write: see index.c.  The
+ * process waits with neither transaction nor snapshot.
+ *
+ * Between rounds the applier also does the node's upkeep: it prunes and rotates
+ * the log, beats, and forgets old conflicts.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "apply/apply.h"
+#include "apply/conflict.h"
+#include "apply/entry.h"
+#include "apply/index.h"
+#include "apply/intake.h"
+#include "apply/relation.h"
+#include "apply/row.h"
+#include "apply/stop.h"
+#include "capture/precommit.h"
+#include "debug.h"
+#include "log/log.h"
+#include "log/state.h"
+#include "settings.h"
+
+/* A round ends after this long, or this many bytes. */
+#define ROUND_MS 10
+#define ROUND_BYTES (4 * 1024 * 1024)
+
+/* How often an entry is decided anew before its origin is set aside for a while. */
+#define STALE_MAX 100
+
+#define RETAIN_INTERVAL_MS (10 * 60 * 1000)
+
+bool		coze_in_applier = false;
+
+/* Why a round ended as it did. */
+typedef enum RoundResult
+{
+	ROUND_IDLE,					/* nothing can be applied now */
+	ROUND_DONE,					/* committed */
+	ROUND_STALE,				/* undone: decided on what was no longer so */
+	ROUND_FAILED,				/* undone: an error */
+} RoundResult;
+
+/* The round at hand, and what of earlier ones it must heed. */
+typedef struct Round
+{
+	CozeVector	held;			/* with what the round has applied */
+	CozeVector	progress;
+	List	   *applied;		/* CozeOriginQueue of each, in order */
+	int			one_by_one;		/* so many entries to go */
+	int			stale;			/* times in a row, with one entry */
+	CozeOriginQueue *current;	/* whose entry is being applied */
+	uint64		rows;
+	ErrorData  *error;
+} Round;
+
+static MemoryContext applier_context = NULL;	/* lives as long as the process */
+static MemoryContext round_context = NULL;
+static Round round;
+static uint64 retries_seen = 0;
+static int64 last_upkeep = 0;
+static int64 last_retain = 0;
+
+/* --- settings that must not depend on the user's configuration --- */
+
+static void
+pin_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"session_replication_role", "replica"},
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"row_security", "off"},
+		{"DateStyle", "ISO, YMD"},
+		{"IntervalStyle", "postgres"},
+		{"TimeZone", "UTC"},
+		{"extra_float_digits", "3"},
+		{"bytea_output", "hex"},
+		{"check_function_bodies", "off"},
+		{"statement_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		/* A user's lock is not waited for for long; of a deadlock we are the victim. */
+		{"lock_timeout", "200"},
+		{"deadlock_timeout", "50"},
+		/* What is lost in a crash comes again; what leaves the node is flushed before. */
+		{"synchronous_commit", "off"},
+	};
+
+	for (int i = 0; i < lengthof(pinned); i++)
+		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* Deferred triggers would fire at commit, with our rights: fire them with the row. */
+static void
+make_constraints_immediate(void)
+{
+	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
+
+	stmt->constraints = NIL;
+	stmt->deferred = false;
+	AfterTriggerSetState(stmt);
+}
+
+/* --- which entry is next --- */
+
+/* The first entry of a queue that the round has not applied. */
+static CozeQueuedEntry *
+next_of(CozeOriginQueue *queue)
+{
+	if (queue->next == NULL)
+		return queue->taken == 0 ? coze_intake_head(queue) : NULL;
+	return queue->next;
+}
+
+static void
+move_on(CozeOriginQueue *queue, CozeQueuedEntry *entry)
+{
+	queue->taken++;
+	queue->next = dlist_has_next(&queue->entries, &entry->node) ?
+		dlist_container(CozeQueuedEntry, node, dlist_next_node(&queue->entries, &entry->node)) : NULL;
+}
+
+/* Begin at the heads again: the round was undone, or is over. */
+static void
+rewind_queues(void)
+{
+	CozeOriginQueue *queue;
+
+	for (int i = 0; (queue = coze_intake_queue(i)) != NULL; i++)
+	{
+		queue->next = NULL;
+		queue->taken = 0;
+	}
+}
+
+/* Are the causes of an entry here? */
+static bool
+is_ready(const CozeOriginQueue *queue, const CozeQueuedEntry *entry)
+{
+	if (queue->stopped && queue->retry_at > GetCurrentTimestamp())
+		return false;
+	return !COZE_RULE("gate") || coze_vector_missing(&round.held, &entry->head.seen) == 0;
+}
+
+/* Of the entries that can be applied the one with the lowest version; NULL: none. */
+static CozeOriginQueue *
+next_ready(void)
+{
+	CozeOriginQueue *best = NULL;
+	CozeVersion lowest = {0, 0};
+	CozeOriginQueue *queue;
+
+	for (int i = 0; (queue = coze_intake_queue(i)) != NULL; i++)
+	{
+		CozeQueuedEntry *entry = next_of(queue);
+
+		if (entry == NULL ||
+			(best != NULL && coze_version_cmp(entry->head.version, lowest) > 0) ||
+			!is_ready(queue, entry))
+			continue;
+		best = queue;
+		lowest = entry->head.version;
+	}
+	return best;
+}
+
+/* What is held here and visible, all own entries included. */
+static void
+begin_held(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(applier_context);
+
+	coze_held(&round.held);
+	coze_vector_set(&round.held, coze_own_origin(), PG_INT64_MAX);
+	round.progress.n = 0;
+	MemoryContextSwitchTo(old);
+}
+
+/* Entries that were applied before they were queued a second time. */
+static void
+drop_duplicates(void)
+{
+	CozeOriginQueue *queue;
+
+	for (int i = 0; (queue = coze_intake_queue(i)) != NULL; i++)
+	{
+		CozeQueuedEntry *entry;
+
+		while ((entry = coze_intake_head(queue)) != NULL &&
+			   entry->head.version.hlc <= coze_vector_get(&round.held, queue->origin))
+			coze_intake_done(queue);
+	}
+}
+
+/* --- stopped origins --- */
+
+static void
+start_again(CozeOriginQueue *queue)
+{
+	if (!queue->stopped)
+		return;
+	queue->stopped = false;
+	queue->delay = 0;
+	if (queue->error != NULL)
+		pfree(queue->error);
+	queue->error = NULL;
+	coze_stop_clear(queue->origin);
+}
+
+/* Set an origin aside for a while; tell the server's log when the reason changes. */
+static void
+stop_origin(CozeOriginQueue *queue, ErrorData *error, const char *key, Oid relid, int held_back_by,
+			bool group_table)
+{
+	bool		lock = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+
+	queue->stopped = true;
+	queue->delay = queue->delay == 0 || lock ? cozesync_retry_min :
+		Min(2 * queue->delay, cozesync_retry_max);
+	queue->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), queue->delay);
+	coze_stop_set(queue->origin, coze_intake_head(queue)->head.version.hlc, relid,
+				  lock ? held_back_by : 0, key, error->message);
+	if (queue->error != NULL && strcmp(queue->error, error->message) == 0)
+		return;
+	if (queue->error != NULL)
+		pfree(queue->error);
+	queue->error = MemoryContextStrdup(applier_context, error->message);
+	/* Details may show a row, and rows of cozesync.member hold passwords. */
+	if (group_table)
+		error->detail = error->detail_log = NULL;
+	error->elevel = lock ? DEBUG1 : LOG;
+	ThrowErrorData(error);
+}
+
+static void
+retry_if_asked(void)
+{
+	uint64		retries = coze_stop_retries();
+	CozeOriginQueue *queue;
+
+	if (retries == retries_seen)
+		return;
+	retries_seen = retries;
+	for (int i = 0; (queue = coze_intake_queue(i)) != NULL; i++)
+		queue->retry_at = 0;
+}
+
+/* --- a round --- */
+
+static bool
+round_is_long_enough(const instr_time *begin, Size bytes)
+{
+	instr_time	now;
+
+	if (round.one_by_one > 0 || bytes >= ROUND_BYTES)
+		return true;
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, *begin);
+	return INSTR_TIME_GET_MILLISEC(now) >= ROUND_MS;
+}
+
+/* Apply entries in the open transaction; false: what was decided is stale. */
+static bool
+apply_entries(void)
+{
+	CozeOriginQueue *queue;
+	instr_time	begin;
+	Size		bytes = 0;
+
+	INSTR_TIME_SET_CURRENT(begin);
+	while ((queue = next_ready()) != NULL)
+	{
+		CozeQueuedEntry *entry = next_of(queue);
+		MemoryContext old;
+		uint64		rows;
+
+		/* Chunks are numbered by the transaction, so there is one such entry in it. */
+		if (entry->head.nchunks > 0 && round.applied != NIL)
+			break;
+		round.current = queue;
+		if (coze_entry_apply(entry, round.one_by_one > 0, &rows) == COZE_APPLIED_STALE)
+			return false;
+		old = MemoryContextSwitchTo(applier_context);
+		coze_vector_set(&round.held, queue->origin, entry->head.version.hlc);
+		coze_vector_set(&round.progress, queue->origin, entry->head.version.hlc);
+		MemoryContextSwitchTo(round_context);
+		round.applied = lappend(round.applied, queue);
+		MemoryContextSwitchTo(old);
+		round.rows += rows;
+		bytes += entry->memory;
+		move_on(queue, entry);
+		CHECK_FOR_INTERRUPTS();
+		if (entry->head.nchunks > 0 || round_is_long_enough(&begin, bytes))
+			break;
+	}
+	return true;
+}
+
+/* The check after the write: has anything become visible that touches it? */
+static bool
+is_still_right(void)
+{
+	if (!COZE_RULE("check-after-write"))
+		return true;
+	coze_index_extend();
+	return !coze_index_is_stale();
+}
+
+static RoundResult
+commit_round(void)
+{
+	int			conflicts;
+	int			n = list_length(round.applied);
+	ListCell   *lc;
+
+	coze_target_close_all();
+	conflicts = coze_conflict_flush();
+	coze_held_pending(&round.progress);
+	COZE_DEBUG_POINT("apply-before-commit");
+	CommitTransactionCommand();
+
+	coze_index_commit();
+	foreach(lc, round.applied)
+	{
+		CozeOriginQueue *queue = lfirst(lc);
+
+		start_again(queue);
+		coze_intake_done(queue);
+	}
+	round.one_by_one = Max(0, round.one_by_one - n);
+	round.stale = 0;
+	coze_stop_count(n, round.rows, conflicts);
+	return ROUND_DONE;
+}
+
+static void
+undo_round(void)
+{
+	AbortCurrentTransaction();
+	coze_index_abort();
+	coze_target_forget_all();
+	coze_conflict_forget();
+	coze_map_forget_stored();
+}
+
+static RoundResult
+try_round(void)
+{
+	RoundResult result = ROUND_DONE;
+
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		make_constraints_immediate();
+		coze_index_begin();
+		if (!apply_entries() || !is_still_right())
+			result = ROUND_STALE;
+		else
+			result = commit_round();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(round_context);
+		round.error = CopyErrorData();
+		FlushErrorState();
+		result = ROUND_FAILED;
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/* What becomes of a round that failed: one by one, or the origin is set aside. */
+static void
+after_failure(RoundResult result)
+{
+	CozeApplying at = coze_applying;
+	bool		group_table = at.relation != NULL && strcmp(at.relation->schema, "cozesync") == 0;
+	char		key[COZE_KEY_TEXT_SIZE];
+	int			n = list_length(round.applied) + 1;
+	bool		alone = round.one_by_one > 0;
+
+	coze_applying_key(key);
+	undo_round();
+	coze_applying_clear();
+	if (!alone)
+	{
+		round.one_by_one = n;
+		return;
+	}
+	if (result == ROUND_STALE)
+	{
+		ErrorData	error = {0};
+
+		if (++round.stale < STALE_MAX || round.current == NULL)
+			return;
+		round.stale = 0;
+		error.sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE;
+		error.message = "rows change faster here than they can be decided about";
+		stop_origin(round.current, &error, key, at.relid, 0, true);
+	}
+	else if (round.current != NULL)
+	{
+		/* One that was missing a row and now meets it is simply tried again. */
+		if (round.error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && ++round.stale < 3)
+			return;
+		stop_origin(round.current, round.error, key, at.relid, at.held_back_by, group_table);
+	}
+	else
+		ereport(LOG,
+				(errmsg("could not apply changes: %s", round.error->message)));
+	round.one_by_one = Max(0, round.one_by_one - 1);
+}
+
+static RoundResult
+run_round(void)
+{
+	ErrorContextCallback callback = {.callback = coze_applying_context,.previous = error_context_stack};
+	MemoryContext old = MemoryContextSwitchTo(round_context);
+	RoundResult result = ROUND_IDLE;
+
+	MemoryContextReset(round_context);
+	round.applied = NIL;
+	round.current = NULL;
+	round.rows = 0;
+	round.error = NULL;
+	begin_held();
+	rewind_queues();
+	drop_duplicates();
+	if (next_ready() != NULL)
+	{
+		error_context_stack = &callback;
+		result = try_round();
+		if (result == ROUND_STALE || result == ROUND_FAILED)
+			after_failure(result);
+		error_context_stack = callback.previous;
+	}
+	rewind_queues();
+	MemoryContextSwitchTo(old);
+	return result;
+}
+
+/* --- upkeep --- */
+
+static void
+beat(void)
+{
+	StartTransactionCommand();
+	if (coze_log_beat_due())
+		coze_capture_beat();
+	CommitTransactionCommand();
+}
+
+/* Keep the index near what is visible, so that no round has much to read. */
+static void
+tend_index(void)
+{
+	StartTransactionCommand();
+	coze_index_begin();
+	coze_index_trim();
+	CommitTransactionCommand();
+	coze_index_commit();
+}
+
+static void
+do_upkeep(int64 now)
+{
+	tend_index();
+	beat();
+	coze_log_prune();
+	coze_log_rotate();
+	coze_conflict_notify();
+	if (now - last_retain > RETAIN_INTERVAL_MS * INT64CONST(1000))
+	{
+		last_retain = now;
+		coze_conflict_retain();
+	}
+}
+
+static void
+upkeep(void)
+{
+	int64		now = GetCurrentTimestamp();
+
+	if (now - last_upkeep < cozesync_beat_interval * INT64CONST(1000))
+		return;
+	last_upkeep = now;
+	PG_TRY();
+	{
+		do_upkeep(now);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(applier_context);
+		EmitErrorReport();
+		FlushErrorState();
+		undo_round();
+	}
+	PG_END_TRY();
+}
+
+/* --- the process --- */
+
+/* Leave when the database is no member (any more). */
+static void
+exit_unless_member(void)
+{
+	CozeNodeState state;
+
+	StartTransactionCommand();
+	state = coze_attach();
+	CommitTransactionCommand();
+	if (state == COZE_NODE_NONE || state == COZE_NODE_LEFT)
+		proc_exit(0);
+}
+
+/* In ms, until there is something to do without being woken. */
+static long
+pause_length(void)
+{
+	int64		now = GetCurrentTimestamp();
+	int64		until = last_upkeep + cozesync_beat_interval * INT64CONST(1000);
+	CozeOriginQueue *queue;
+
+	for (int i = 0; (queue = coze_intake_queue(i)) != NULL; i++)
+	{
+		if (queue->stopped)
+			until = Min(until, queue->retry_at);
+	}
+	return Max(1, (until - now) / 1000 + 1);
+}
+
+static void
+work(void)
+{
+	RoundResult result;
+	uint64		generation = 0;
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (generation != coze_group_generation())
+		{
+			generation = coze_group_generation();
+			exit_unless_member();
+		}
+		ResetLatch(MyLatch);
+		while (coze_intake_take())
+			;
+		retry_if_asked();
+		result = run_round();
+		coze_conflict_notify();
+		upkeep();
+		if (result == ROUND_IDLE)
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 pause_length(), PG_WAIT_EXTENSION);
+	}
+}
+
+void
+coze_applier_main(Datum main_arg)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+	pgstat_report_appname("cozesync applier");
+	pin_settings();
+	exit_unless_member();
+	coze_worker_register(COZE_WORKER_APPLIER);
+	coze_in_applier = true;
+	applier_context = AllocSetContextCreate(TopMemoryContext, "cozesync applier",
+											ALLOCSET_DEFAULT_SIZES);
+	round_context = AllocSetContextCreate(applier_context, "cozesync round",
+										  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(applier_context);
+	coze_vector_reserve(&round.held, cozesync_max_nodes + 1);
+	coze_vector_reserve(&round.progress, cozesync_max_nodes);
+	coze_stop_clear_all();
+	coze_intake_start();
+	retries_seen = coze_stop_retries();
+	work();
+}

@@ -1,0 +1,335 @@
+/*-------------------------------------------------------------------------
+ *
+ * conflict.c
+ *		Writing the conflict log.
+ *
+ * Records are gathered in memory while the entries of a transaction are decided
+ * and written at its end, so that what a table owner planted (casts to json)
+ * runs with his rights, and the writing with ours.
+ *
+ * A record that exists already is left as it is: it was decided the same way.
+ *
+ * Listeners are told in a transaction of its own, after the conflict is visible,
+ * so that a full notification queue stops nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "apply/conflict.h"
+#include "settings.h"
+
+/* A notification's payload must be shorter than 8000 bytes. */
+#define PAYLOAD_MAX 7900
+#define NOTES_MAX 1000
+
+typedef struct Withdrawal
+{
+	const CozeTable *table;
+	Datum		key;
+	CozeVersion loser;
+	CozeVersion decided;
+} Withdrawal;
+
+static MemoryContext conflict_context = NULL;	/* of this transaction */
+static List *noted = NIL;
+static List *withdrawn = NIL;
+
+static MemoryContext notify_context = NULL;
+static List *payloads = NIL;	/* of the transactions since the last notification */
+static SPIPlanPtr insert_plan = NULL;
+
+/* --- rows as jsonb --- */
+
+static Datum
+text_to_jsonb(text *json)
+{
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(text_to_cstring(json)));
+}
+
+/* A row as to_jsonb() has it, without what is not known of it. */
+Datum
+coze_row_to_jsonb(const CozeTable *table, const CozeRow *row)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple;
+	Datum		datum;
+
+	if (row == NULL)
+		return (Datum) 0;
+	desc = CreateTupleDescCopy(table->desc);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!row->known[i])
+			TupleDescAttr(desc, i)->attisdropped = true;
+	}
+	desc->tdtypeid = RECORDOID;
+	desc->tdtypmod = -1;
+	BlessTupleDesc(desc);
+	tuple = heap_form_tuple(desc, row->values, row->isnull);
+	datum = heap_copy_tuple_as_datum(tuple, desc);
+	return text_to_jsonb(DatumGetTextPP(DirectFunctionCall1(row_to_json, datum)));
+}
+
+Datum
+coze_key_to_jsonb(const CozeTable *table, const Datum *key)
+{
+	CozeRow    *row = coze_row_alloc(table);
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		row->values[table->keys[i] - 1] = key[i];
+		row->isnull[table->keys[i] - 1] = false;
+		row->known[table->keys[i] - 1] = true;
+	}
+	return coze_row_to_jsonb(table, row);
+}
+
+/* --- gathering --- */
+
+static Datum
+keep(Datum jsonb)
+{
+	return jsonb == (Datum) 0 ? jsonb : PointerGetDatum(PG_DETOAST_DATUM_COPY(jsonb));
+}
+
+static MemoryContext
+enter_context(void)
+{
+	if (conflict_context == NULL)
+		conflict_context = AllocSetContextCreate(TopTransactionContext, "cozesync conflicts",
+												 ALLOCSET_DEFAULT_SIZES);
+	return MemoryContextSwitchTo(conflict_context);
+}
+
+void
+coze_conflict_note(const CozeConflict *conflict)
+{
+	MemoryContext old = enter_context();
+	CozeConflict *copy = palloc(sizeof(CozeConflict));
+
+	*copy = *conflict;
+	copy->key = keep(conflict->key);
+	copy->local_row = keep(conflict->local_row);
+	copy->remote_row = keep(conflict->remote_row);
+	copy->base_row = keep(conflict->base_row);
+	copy->result_row = keep(conflict->result_row);
+	noted = lappend(noted, copy);
+	MemoryContextSwitchTo(old);
+}
+
+void
+coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersion loser, CozeVersion decided)
+{
+	MemoryContext old = enter_context();
+	Withdrawal *w = palloc(sizeof(Withdrawal));
+
+	w->table = table;
+	w->key = keep(key);
+	w->loser = loser;
+	w->decided = decided;
+	withdrawn = lappend(withdrawn, w);
+	MemoryContextSwitchTo(old);
+}
+
+/* After an abort: the context is gone with the transaction. */
+void
+coze_conflict_forget(void)
+{
+	conflict_context = NULL;
+	noted = withdrawn = NIL;
+}
+
+/* --- writing --- */
+
+static void
+withdraw(const Withdrawal *w)
+{
+	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, JSONBOID};
+	Datum		values[] = {
+		Int64GetDatum(w->loser.hlc), Int64GetDatum((int64) w->loser.origin),
+		Int64GetDatum(w->decided.hlc), Int64GetDatum((int64) w->decided.origin),
+		CStringGetTextDatum(w->table->schema), CStringGetTextDatum(w->table->name), w->key
+	};
+
+	if (SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE loser_hlc = $1 AND loser_origin = $2"
+							  " AND decided_hlc = $3 AND decided_origin = $4 AND schema_name = $5"
+							  " AND table_name = $6 AND md5(key::text) = md5($7::text)"
+							  " AND resolved_at IS NULL",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not withdraw a conflict");
+}
+
+static void
+prepare_insert(void)
+{
+	Oid			types[] = {
+		TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+		INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+		JSONBOID, JSONBOID, JSONBOID, JSONBOID
+	};
+	SPIPlanPtr	plan = SPI_prepare("INSERT INTO cozesync.conflict (schema_name, table_name, key,"
+								   " conflict_type, policy, outcome, reason,"
+								   " loser_hlc, loser_origin, decided_hlc, decided_origin,"
+								   " local_hlc, local_origin, remote_hlc, remote_origin,"
+								   " local_row, remote_row, base_row, result_row)"
+								   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+								   " $14, $15, $16, $17, $18, $19)"
+								   " ON CONFLICT DO NOTHING RETURNING id",
+								   lengthof(types), types);
+
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare the writing of conflicts");
+	insert_plan = plan;
+}
+
+/* What listeners get; the key is left out where it would be too long. */
+static void
+keep_payload(const CozeConflict *c, int64 id)
+{
+	StringInfoData json;
+	MemoryContext old;
+	char	   *key = JsonbToCString(NULL, &DatumGetJsonbP(c->key)->root, VARSIZE(DatumGetPointer(c->key)));
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"id\": " INT64_FORMAT ", \"relation\": ", id);
+	escape_json(&json, quote_qualified_identifier(c->table->schema, c->table->name));
+	if (json.len + strlen(key) < PAYLOAD_MAX - 200)
+		appendStringInfo(&json, ", \"key\": %s", key);
+	appendStringInfo(&json, ", \"conflict_type\": \"%s\", \"outcome\": \"%s\"}",
+					 coze_conflict_type_name(c->type), c->outcome);
+	if (notify_context == NULL)
+		notify_context = AllocSetContextCreate(TopMemoryContext, "cozesync notifications",
+											   ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(notify_context);
+	if (json.len < PAYLOAD_MAX && list_length(payloads) < NOTES_MAX)
+		payloads = lappend(payloads, pstrdup(json.data));
+	MemoryContextSwitchTo(old);
+}
+
+static void
+insert(const CozeConflict *c)
+{
+	Datum		values[19];
+	char		nulls[20];
+	bool		isnull;
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(c->table->schema);
+	values[1] = CStringGetTextDatum(c->table->name);
+	values[2] = c->key;
+	values[3] = CStringGetTextDatum(coze_conflict_type_name(c->type));
+	values[4] = CStringGetTextDatum(c->policy);
+	values[5] = CStringGetTextDatum(c->outcome);
+	values[6] = c->reason != NULL ? CStringGetTextDatum(c->reason) : (Datum) 0;
+	nulls[6] = c->reason != NULL ? ' ' : 'n';
+	values[7] = Int64GetDatum(c->loser.hlc);
+	values[8] = Int64GetDatum((int64) c->loser.origin);
+	values[9] = Int64GetDatum(c->decided.hlc);
+	values[10] = Int64GetDatum((int64) c->decided.origin);
+	values[11] = Int64GetDatum(c->local.hlc);
+	values[12] = Int64GetDatum((int64) c->local.origin);
+	nulls[11] = nulls[12] = c->local.hlc != 0 ? ' ' : 'n';
+	values[13] = Int64GetDatum(c->remote.hlc);
+	values[14] = Int64GetDatum((int64) c->remote.origin);
+	nulls[13] = nulls[14] = c->remote.hlc != 0 ? ' ' : 'n';
+	values[15] = c->local_row;
+	values[16] = c->remote_row;
+	values[17] = c->base_row;
+	values[18] = c->result_row;
+	for (int i = 15; i < 19; i++)
+		nulls[i] = values[i] != (Datum) 0 ? ' ' : 'n';
+	nulls[19] = '\0';
+	if (SPI_execute_plan(insert_plan, values, nulls, false, 0) != SPI_OK_INSERT_RETURNING)
+		elog(ERROR, "could not write a conflict");
+	if (SPI_processed > 0)
+		keep_payload(c, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+													1, &isnull)));
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* At the end of a transaction; how many conflicts there were. */
+int
+coze_conflict_flush(void)
+{
+	ListCell   *lc;
+	int			n = list_length(noted);
+
+	if (noted != NIL || withdrawn != NIL)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		SPI_connect();
+		if (insert_plan == NULL)
+			prepare_insert();
+		foreach(lc, withdrawn)
+			withdraw(lfirst(lc));
+		foreach(lc, noted)
+			insert(lfirst(lc));
+		SPI_finish();
+		PopActiveSnapshot();
+	}
+	if (conflict_context != NULL)
+		MemoryContextDelete(conflict_context);
+	coze_conflict_forget();
+	return n;
+}
+
+/* --- listeners, retention --- */
+
+void
+coze_conflict_notify(void)
+{
+	ListCell   *lc;
+
+	if (payloads == NIL)
+		return;
+	StartTransactionCommand();
+	foreach(lc, payloads)
+		Async_Notify("cozesync_conflict", lfirst(lc));
+	payloads = NIL;
+	MemoryContextReset(notify_context);
+	CommitTransactionCommand();
+}
+
+/* Forget settled conflicts: those that are old, and the oldest if there are too many. */
+void
+coze_conflict_retain(void)
+{
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {
+		Int64GetDatum((int64) cozesync_conflict_retention),
+		Int64GetDatum((int64) cozesync_max_conflicts_size * 1024 * 1024)
+	};
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE outcome <> 'held' AND"
+							  " detected_at < now() - $1 * interval '1 minute'",
+							  1, types, values, NULL, false, 0) != SPI_OK_DELETE ||
+		SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE id IN ("
+							  "SELECT id FROM (SELECT id, sum(pg_column_size(c)) OVER (ORDER BY id DESC) AS size"
+							  " FROM cozesync.conflict c WHERE outcome <> 'held') s WHERE size > $2)"
+							  " AND pg_table_size('cozesync.conflict') > $2 AND $1 >= 0",
+							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not forget old conflicts");
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}

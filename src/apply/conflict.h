@@ -1,0 +1,49 @@
+/*-------------------------------------------------------------------------
+ *
+ * conflict.h
+ *		Writing the conflict log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_CONFLICT_H
+#define COZE_CONFLICT_H
+
+#include "postgres.h"
+
+#include "apply/relation.h"
+#include "base/policy.h"
+
+/* A loss.  Named by (table, key, loser, decided). */
+typedef struct CozeConflict
+{
+	const CozeTable *table;
+	Datum		key;			/* jsonb */
+	CozeConflictType type;
+	const char *policy;
+	const char *outcome;
+	const char *reason;			/* or NULL */
+	CozeVersion loser;
+	CozeVersion decided;
+	CozeVersion local;			/* hlc 0: not known */
+	CozeVersion remote;
+	Datum		local_row;		/* jsonb, or 0 */
+	Datum		remote_row;
+	Datum		base_row;
+	Datum		result_row;
+} CozeConflict;
+
+extern Datum coze_row_to_jsonb(const CozeTable *table, const CozeRow *row);
+extern Datum coze_key_to_jsonb(const CozeTable *table, const Datum *key);
+
+/* In the current transaction; noted in memory until coze_conflict_flush(). */
+extern void coze_conflict_note(const CozeConflict *conflict);
+extern void coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersion loser,
+								   CozeVersion decided);
+extern int	coze_conflict_flush(void);
+extern void coze_conflict_forget(void);
+
+/* In transactions of their own. */
+extern void coze_conflict_notify(void);
+extern void coze_conflict_retain(void);
+
+#endif							/* COZE_CONFLICT_H */

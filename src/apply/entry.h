@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * entry.h
+ *		Applying one entry in the current transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_ENTRY_H
+#define COZE_ENTRY_H
+
+#include "postgres.h"
+
+#include "apply/intake.h"
+
+typedef enum CozeApplied
+{
+	COZE_APPLIED,
+	COZE_APPLIED_STALE,			/* what was decided may be wrong: undo, and decide again */
+} CozeApplied;
+
+/* careful: after an error, or alone in its transaction: look twice before an insert. */
+extern CozeApplied coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows);
+
+#endif							/* COZE_ENTRY_H */

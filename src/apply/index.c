@@ -1,0 +1,905 @@
+/*-------------------------------------------------------------------------
+ *
+ * index.c
+ *		The suffix index: which operations of the suffix touch a key.
+ *
+ * An operation of origin o is remembered while a member other than o and this
+ * node has, by its own last entry applied here (K), not seen it; one of a table
+ * that folds, until the cut passes it.  So between two nodes under the default
+ * policy this is just the local tail.
+ *
+ * Own entries are added when they are visible, not when they are below the
+ * horizon: those above it are remembered one by one, so that none is counted
+ * twice when the horizon passes it.
+ *
+ * Invariant (Check after write): whoever decides has called coze_index_extend()
+ * before, and calls it again when he holds what he wrote; what that brings to
+ * light is compared with what this transaction wrote.
+ *
+ * Operations of a transaction that is not over are at the head of their chains
+ * and are taken out again should it abort.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "apply/index.h"
+#include "apply/ops.h"
+#include "debug.h"
+#include "log/log.h"
+#include "log/members.h"
+#include "log/state.h"
+
+/* A list of an origin's operations, by rising hlc. */
+typedef struct OpList
+{
+	CozeIndexOp *first;
+	CozeIndexOp *last;
+} OpList;
+
+typedef struct IndexOrigin
+{
+	CozeOrigin	origin;
+	CozeHlc		least;			/* all members that count have seen up to here */
+	OpList		plain;			/* forgotten up to least, or the cut */
+	OpList		folds;			/* forgotten up to the cut */
+} IndexOrigin;
+
+/* What a member, not this node, is known to have seen. */
+typedef struct IndexMember
+{
+	CozeOrigin	origin;
+	bool		dropped;		/* may still send: counts with the cut */
+	CozeVector	known;
+} IndexMember;
+
+static MemoryContext index_context = NULL;
+static MemoryContext op_context = NULL; /* slab */
+
+static CozeIndexOp **buckets = NULL;	/* newest first */
+static uint32 nbuckets = 0;
+static uint32 nops = 0;
+static uint32 ntruncates = 0;
+
+static IndexOrigin *origins = NULL;
+static int	norigins = 0;
+static int	origins_cap = 0;
+
+static IndexMember *members = NULL;
+static int	nmembers = 0;
+
+static bool built = false;
+static uint64 group_generation = 0; /* of what members holds */
+static bool least_known = false;
+
+/* Own entries up to here are indexed; above it, those in above. */
+static CozeHlc indexed_upto = 0;
+static CozeHlc *above = NULL;
+static int	nabove = 0;
+static int	above_cap = 0;
+
+/* The transaction at hand. */
+static CozeIndexOp **added = NULL;	/* operations of entries applied in it */
+static int	nadded = 0;
+static int	added_cap = 0;
+static CozeEntryHead *heads = NULL; /* those entries: version and seen */
+static int	nheads = 0;
+static int	heads_cap = 0;
+static bool stale = false;
+
+/* What the transaction wrote: an open hash set of (relid, slot, hash). */
+typedef struct Written
+{
+	Oid			relid;			/* 0: free */
+	uint32		hash;
+	uint8		slot;
+} Written;
+
+static Written *written = NULL;
+static uint32 nwritten = 0;
+static uint32 written_cap = 0;
+
+/* Whose operations are being added. */
+static IndexOrigin *adding_origin = NULL;
+static CozeVersion adding;
+static bool adding_applied;		/* by the transaction at hand */
+
+/* --- hash table --- */
+
+static uint32
+place_hash(Oid relid, uint8 slot, uint32 hash)
+{
+	return murmurhash32(hash ^ (relid * 0x9E3779B1u) ^ slot);
+}
+
+static void
+grow_buckets(void)
+{
+	uint32		n = nbuckets == 0 ? 1024 : nbuckets * 2;
+	CozeIndexOp **grown = MemoryContextAllocExtended(index_context, n * sizeof(CozeIndexOp *),
+													 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	CozeIndexOp ***tails = MemoryContextAllocExtended(index_context, n * sizeof(CozeIndexOp **),
+													  MCXT_ALLOC_HUGE);
+
+	/* Newest first, as before: the chains keep their order. */
+	for (uint32 i = 0; i < n; i++)
+		tails[i] = &grown[i];
+	for (uint32 i = 0; i < nbuckets; i++)
+	{
+		for (CozeIndexOp *op = buckets[i], *next; op != NULL; op = next)
+		{
+			uint32		b = place_hash(op->relid, op->slot, op->hash) & (n - 1);
+
+			next = op->chain;
+			op->chain = NULL;
+			*tails[b] = op;
+			tails[b] = &op->chain;
+		}
+	}
+	pfree(tails);
+	if (buckets != NULL)
+		pfree(buckets);
+	buckets = grown;
+	nbuckets = n;
+}
+
+static void
+unlink_op(CozeIndexOp *op)
+{
+	CozeIndexOp **p = &buckets[place_hash(op->relid, op->slot, op->hash) & (nbuckets - 1)];
+
+	while (*p != op)
+		p = &(*p)->chain;
+	*p = op->chain;
+	nops--;
+	if (op->slot == COZE_SLOT_TRUNCATE)
+		ntruncates--;
+	pfree(op);
+}
+
+CozeIndexOp *
+coze_index_first(Oid relid, uint8 slot, uint32 hash)
+{
+	CozeIndexOp *op;
+
+	if (nops == 0)
+		return NULL;
+	op = buckets[place_hash(relid, slot, hash) & (nbuckets - 1)];
+	while (op != NULL && (op->hash != hash || op->relid != relid || op->slot != slot))
+		op = op->chain;
+	return op;
+}
+
+CozeIndexOp *
+coze_index_next(const CozeIndexOp *op)
+{
+	CozeIndexOp *next = op->chain;
+
+	while (next != NULL &&
+		   (next->hash != op->hash || next->relid != op->relid || next->slot != op->slot))
+		next = next->chain;
+	return next;
+}
+
+CozeVersion
+coze_index_version(const CozeIndexOp *op)
+{
+	CozeVersion version = {op->hlc, origins[op->origin].origin};
+
+	return version;
+}
+
+bool
+coze_index_has_truncates(void)
+{
+	return ntruncates > 0;
+}
+
+static int
+compare_versions(const void *a, const void *b)
+{
+	return coze_version_cmp(*(const CozeVersion *) a, *(const CozeVersion *) b);
+}
+
+CozeVersion *
+coze_index_entries_on(Oid relid, int *n)
+{
+	CozeVersion *versions = palloc(64 * sizeof(CozeVersion));
+	int			cap = 64;
+	int			unique = 0;
+
+	*n = 0;
+	for (uint32 i = 0; i < nbuckets; i++)
+	{
+		for (CozeIndexOp *op = buckets[i]; op != NULL; op = op->chain)
+		{
+			if (op->relid != relid || op->slot != COZE_SLOT_KEY)
+				continue;
+			if (*n == cap)
+				versions = repalloc_huge(versions, (cap *= 2) * sizeof(CozeVersion));
+			versions[(*n)++] = coze_index_version(op);
+		}
+	}
+	qsort(versions, *n, sizeof(CozeVersion), compare_versions);
+	for (int i = 0; i < *n; i++)
+	{
+		if (i == 0 || !coze_version_equal(versions[i], versions[i - 1]))
+			versions[unique++] = versions[i];
+	}
+	*n = unique;
+	return versions;
+}
+
+Size
+coze_index_size(void)
+{
+	return (Size) nops * sizeof(CozeIndexOp) + (Size) nbuckets * sizeof(void *);
+}
+
+/* --- origins --- */
+
+static IndexOrigin *
+origin_entry(CozeOrigin origin)
+{
+	for (int i = 0; i < norigins; i++)
+	{
+		if (origins[i].origin == origin)
+			return &origins[i];
+	}
+	if (norigins == origins_cap)
+	{
+		origins_cap = Max(8, 2 * origins_cap);
+		origins = origins == NULL ?
+			MemoryContextAlloc(index_context, origins_cap * sizeof(IndexOrigin)) :
+			repalloc(origins, origins_cap * sizeof(IndexOrigin));
+	}
+	memset(&origins[norigins], 0, sizeof(IndexOrigin));
+	origins[norigins].origin = origin;
+	least_known = false;
+	return &origins[norigins++];
+}
+
+/* Up to where every member that an entry may still come from has seen an origin. */
+static void
+compute_least(void)
+{
+	CozeHlc		cut = coze_cut();
+
+	for (int i = 0; i < norigins; i++)
+	{
+		CozeHlc		least = PG_INT64_MAX;
+
+		for (int m = 0; m < nmembers; m++)
+		{
+			if (members[m].origin == origins[i].origin)
+				continue;
+			least = Min(least, members[m].dropped ? cut :
+						coze_vector_get(&members[m].known, origins[i].origin));
+		}
+		origins[i].least = Max(least, cut);
+	}
+	least_known = true;
+}
+
+static void
+trim_list(OpList *list, CozeHlc upto)
+{
+	while (list->first != NULL && list->first->hlc <= upto)
+	{
+		CozeIndexOp *op = list->first;
+
+		list->first = op->later;
+		if (list->first == NULL)
+			list->last = NULL;
+		unlink_op(op);
+	}
+}
+
+/* Forget what nothing that is still to come can be concurrent with. */
+void
+coze_index_trim(void)
+{
+	if (!built)
+		return;
+	compute_least();
+	for (int i = 0; i < norigins; i++)
+	{
+		trim_list(&origins[i].plain, origins[i].least);
+		trim_list(&origins[i].folds, coze_cut());
+	}
+}
+
+/* --- what was written --- */
+
+static bool
+find_written(Oid relid, uint8 slot, uint32 hash, uint32 *place)
+{
+	*place = place_hash(relid, slot, hash) & (written_cap - 1);
+	while (written[*place].relid != InvalidOid)
+	{
+		Written    *w = &written[*place];
+
+		if (w->hash == hash && w->relid == relid && w->slot == slot)
+			return true;
+		*place = (*place + 1) & (written_cap - 1);
+	}
+	return false;
+}
+
+static void
+grow_written(void)
+{
+	Written    *old = written;
+	uint32		old_cap = written_cap;
+
+	written_cap = Max(1024, 2 * old_cap);
+	written = MemoryContextAllocExtended(index_context, written_cap * sizeof(Written),
+										 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	for (uint32 i = 0; i < old_cap; i++)
+	{
+		uint32		place;
+
+		if (old[i].relid == InvalidOid)
+			continue;
+		find_written(old[i].relid, old[i].slot, old[i].hash, &place);
+		written[place] = old[i];
+	}
+	if (old != NULL)
+		pfree(old);
+}
+
+void
+coze_index_wrote(Oid relid, uint8 slot, uint32 hash)
+{
+	uint32		place;
+
+	if (nwritten * 2 >= written_cap)
+		grow_written();
+	if (find_written(relid, slot, hash, &place))
+		return;
+	written[place].relid = relid;
+	written[place].hash = hash;
+	written[place].slot = slot;
+	nwritten++;
+}
+
+static void
+forget_written(void)
+{
+	if (nwritten == 0)
+		return;
+	if (written_cap > 65536)
+	{
+		pfree(written);
+		written = NULL;
+		written_cap = 0;
+	}
+	else
+		memset(written, 0, written_cap * sizeof(Written));
+	nwritten = 0;
+}
+
+bool
+coze_index_is_stale(void)
+{
+	return stale;
+}
+
+/* An own entry has come to light: does it touch what was written here? */
+static void
+compare_with_written(Oid relid, uint8 slot, uint32 hash)
+{
+	uint32		place;
+
+	if (nwritten == 0)
+		return;
+	if (slot == COZE_SLOT_TRUNCATE)
+	{
+		for (uint32 i = 0; i < written_cap && !stale; i++)
+			stale = written[i].relid == relid;
+		return;
+	}
+	/* A TRUNCATE was written on every key. */
+	stale |= find_written(relid, slot, hash, &place) ||
+		find_written(relid, COZE_SLOT_TRUNCATE, 0, &place);
+}
+
+/* --- adding --- */
+
+static void
+append(OpList *list, CozeIndexOp *op)
+{
+	op->later = NULL;
+	if (list->last == NULL)
+		list->first = op;
+	else if (list->last->hlc <= op->hlc)
+		list->last->later = op;
+	else
+	{
+		/* Own entries above the horizon come to light in any order. */
+		CozeIndexOp **p = &list->first;
+
+		while (*p != NULL && (*p)->hlc <= op->hlc)
+			p = &(*p)->later;
+		op->later = *p;
+		*p = op;
+		return;
+	}
+	list->last = op;
+}
+
+static void
+remember_added(CozeIndexOp *op)
+{
+	if (nadded == added_cap)
+	{
+		added_cap = Max(256, 2 * added_cap);
+		added = added == NULL ?
+			MemoryContextAllocHuge(index_context, added_cap * sizeof(CozeIndexOp *)) :
+			repalloc_huge(added, added_cap * sizeof(CozeIndexOp *));
+	}
+	added[nadded++] = op;
+}
+
+/* Can an entry that is still to come be concurrent with what is being added? */
+static bool
+is_needed(bool folds)
+{
+	if (folds)
+		return adding.hlc > coze_cut();
+	if (!least_known)
+		compute_least();
+	return adding.hlc > adding_origin->least;
+}
+
+void
+coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
+{
+	bool		folds = coze_table_folds(table);
+	CozeIndexOp *op;
+	uint32		bucket;
+
+	if (!adding_applied)
+		compare_with_written(table->relid, slot, hash);
+	if (!is_needed(folds))
+		return;
+	if (nops >= nbuckets)
+		grow_buckets();
+	op = MemoryContextAlloc(op_context, sizeof(CozeIndexOp));
+	op->hlc = adding.hlc;
+	op->relid = table->relid;
+	op->hash = hash;
+	op->origin = adding_origin - origins;
+	op->slot = slot;
+	op->flags = flags | (folds ? COZE_OP_FOLDS : 0);
+	bucket = place_hash(op->relid, slot, hash) & (nbuckets - 1);
+	op->chain = buckets[bucket];
+	buckets[bucket] = op;
+	nops++;
+	if (slot == COZE_SLOT_TRUNCATE)
+		ntruncates++;
+	if (adding_applied)
+		remember_added(op);
+	else
+		append(folds ? &adding_origin->folds : &adding_origin->plain, op);
+}
+
+static void
+begin_adding(CozeVersion version, bool applied)
+{
+	adding = version;
+	adding_origin = origin_entry(version.origin);
+	adding_applied = applied;
+}
+
+void
+coze_index_entry(const CozeEntryHead *head)
+{
+	MemoryContext old = MemoryContextSwitchTo(index_context);
+
+	begin_adding(head->version, true);
+	if (nheads == heads_cap)
+	{
+		heads_cap = Max(64, 2 * heads_cap);
+		heads = heads == NULL ? palloc(heads_cap * sizeof(CozeEntryHead)) :
+			repalloc(heads, heads_cap * sizeof(CozeEntryHead));
+	}
+	memset(&heads[nheads], 0, sizeof(CozeEntryHead));
+	heads[nheads].version = head->version;
+	coze_vector_copy(&heads[nheads].seen, &head->seen);
+	nheads++;
+	MemoryContextSwitchTo(old);
+}
+
+/* What a member has seen, by an entry of its own. */
+static void
+note_known(CozeVersion version, const CozeVector *seen)
+{
+	for (int m = 0; m < nmembers; m++)
+	{
+		if (members[m].origin == version.origin)
+		{
+			coze_vector_merge(&members[m].known, seen);
+			coze_vector_raise(&members[m].known, version.origin, version.hlc);
+		}
+	}
+}
+
+static void
+forget_transaction(void)
+{
+	for (int i = 0; i < nheads; i++)
+		coze_vector_free(&heads[i].seen);
+	nheads = 0;
+	nadded = 0;
+	stale = false;
+	forget_written();
+}
+
+void
+coze_index_commit(void)
+{
+	MemoryContext old;
+
+	if (index_context == NULL)
+		return;
+	old = MemoryContextSwitchTo(index_context);
+	for (int i = 0; i < nadded; i++)
+	{
+		CozeIndexOp *op = added[i];
+		IndexOrigin *origin = &origins[op->origin];
+
+		append((op->flags & COZE_OP_FOLDS) ? &origin->folds : &origin->plain, op);
+	}
+	for (int i = 0; i < nheads; i++)
+		note_known(heads[i].version, &heads[i].seen);
+	forget_transaction();
+	MemoryContextSwitchTo(old);
+}
+
+void
+coze_index_abort(void)
+{
+	for (int i = nadded - 1; i >= 0; i--)
+		unlink_op(added[i]);
+	forget_transaction();
+}
+
+/* --- reading the log --- */
+
+typedef struct ReadArg
+{
+	CozeChangeReader reader;
+	CozeChangeCallback callback;
+	void	   *arg;
+} ReadArg;
+
+static void
+damaged(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("an entry of the change log is damaged: %s", what)));
+}
+
+static void
+read_some(ReadArg *read, const char *data, Size size)
+{
+	CozeChange	change;
+	int			result;
+
+	coze_wire_reader_feed(&read->reader, data, size);
+	while ((result = coze_wire_reader_next(&read->reader, &change)) > 0)
+		read->callback(read->arg, &change);
+	if (result < 0)
+		damaged(read->reader.error);
+}
+
+static void
+read_chunk(void *arg, const char *data, Size size)
+{
+	CozeChunk	chunk;
+	const char *error = coze_wire_get_chunk(data, size, &chunk);
+
+	if (error != NULL)
+		damaged(error);
+	read_some(arg, chunk.body, chunk.size);
+}
+
+/* Every change of an entry of the log. */
+void
+coze_read_changes(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
+				  CozeChangeCallback callback, void *arg)
+{
+	ReadArg		read = {.callback = callback, .arg = arg};
+
+	coze_wire_reader_init(&read.reader);
+	if (chunks == 0)
+		read_some(&read, head->inline_body, head->inline_size);
+	else
+		coze_log_read_chunks(chunks, snapshot, read_chunk, &read);
+	if (!coze_wire_reader_at_end(&read.reader))
+		damaged("its body is cut off");
+	coze_wire_reader_free(&read.reader);
+}
+
+static void
+decode_head(const CozeLogEntry *entry, CozeEntryHead *head)
+{
+	const char *error = coze_wire_get_head(entry->head, entry->size, head);
+
+	if (error != NULL)
+		damaged(error);
+}
+
+/* One entry by its version; false: it is not in the log (any more). */
+bool
+coze_read_entry(CozeVersion version, CozeEntryHead *head, CozeChangeCallback callback, void *arg)
+{
+	CozeVectorEntry from = {version.origin, version.hlc - 1};
+	CozeVectorEntry to = {version.origin, version.hlc};
+	CozeVector	after = {1, 0, &from};
+	CozeVector	upto = {1, 0, &to};
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	CozeLogReader *reader = coze_log_open(&after, &upto, snapshot);
+	CozeLogEntry entry;
+	bool		found = coze_log_next(reader, &entry);
+
+	if (found)
+	{
+		decode_head(&entry, head);
+		coze_read_changes(head, entry.chunks, snapshot, callback, arg);
+		head->inline_body = NULL;
+	}
+	coze_log_close(reader);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+static void
+index_change(void *arg, const CozeChange *change)
+{
+	coze_ops_index(change);
+}
+
+static void
+index_entry(const CozeLogEntry *entry, Snapshot snapshot)
+{
+	CozeEntryHead head;
+
+	begin_adding(entry->version, false);
+	decode_head(entry, &head);
+	if (head.kind == COZE_ENTRY_DATA)
+		coze_read_changes(&head, entry->chunks, snapshot, index_change, NULL);
+	note_known(head.version, &head.seen);
+	coze_vector_free(&head.seen);
+}
+
+/* --- own entries --- */
+
+static bool
+is_above(CozeHlc hlc)
+{
+	for (int i = 0; i < nabove; i++)
+	{
+		if (above[i] == hlc)
+			return true;
+	}
+	return false;
+}
+
+static void
+remember_above(CozeHlc hlc)
+{
+	if (nabove == above_cap)
+	{
+		above_cap = Max(64, 2 * above_cap);
+		above = above == NULL ? MemoryContextAlloc(index_context, above_cap * sizeof(CozeHlc)) :
+			repalloc(above, above_cap * sizeof(CozeHlc));
+	}
+	above[nabove++] = hlc;
+}
+
+static void
+set_indexed_upto(CozeHlc upto)
+{
+	int			n = 0;
+
+	indexed_upto = upto;
+	for (int i = 0; i < nabove; i++)
+	{
+		if (above[i] > upto)
+			above[n++] = above[i];
+	}
+	nabove = n;
+}
+
+/*
+ * Could an own entry be visible that is not indexed?  Not if nobody is between
+ * drawing and having committed, and all that committed is indexed.
+ */
+static bool
+may_be_more(CozeHlc *horizon)
+{
+	CozeHlc		clock = coze_clock_last();
+
+	*horizon = coze_clock_horizon(NULL);
+	return *horizon <= clock || coze_own_committed_max() > indexed_upto;
+}
+
+/* Bring the index up to every own entry that is visible now. */
+void
+coze_index_extend(void)
+{
+	CozeHlc		horizon;
+	CozeVectorEntry from = {coze_own_origin(), indexed_upto};
+	CozeVectorEntry to = {coze_own_origin(), PG_INT64_MAX};
+	CozeVector	after = {1, 0, &from};
+	CozeVector	upto = {1, 0, &to};
+	CozeLogReader *reader;
+	CozeLogEntry entry;
+	MemoryContext context,
+				old;
+	Snapshot	snapshot;
+	CozeVersion interrupted = adding;
+	bool		was_applied = adding_applied;
+
+	if (!may_be_more(&horizon))
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext, "cozesync extend", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (!least_known)
+		compute_least();
+	from.hlc = Max(indexed_upto, Min(horizon - 1, origin_entry(coze_own_origin())->least));
+	if (nmembers == 0)
+		from.hlc = horizon - 1; /* nobody to be concurrent with */
+	reader = coze_log_open(&after, &upto, snapshot);
+	while (coze_log_next(reader, &entry))
+	{
+		if (is_above(entry.version.hlc))
+			continue;
+		index_entry(&entry, snapshot);
+		if (entry.version.hlc >= horizon)
+			remember_above(entry.version.hlc);
+	}
+	coze_log_close(reader);
+	UnregisterSnapshot(snapshot);
+	if (horizon - 1 > indexed_upto)
+		set_indexed_upto(horizon - 1);
+	if (interrupted.hlc != 0)
+		begin_adding(interrupted, was_applied);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* --- building --- */
+
+void
+coze_index_reset(void)
+{
+	if (index_context != NULL)
+		MemoryContextDelete(index_context);
+	index_context = op_context = NULL;
+	buckets = NULL;
+	nbuckets = nops = ntruncates = 0;
+	origins = NULL;
+	norigins = origins_cap = 0;
+	members = NULL;
+	nmembers = 0;
+	above = NULL;
+	nabove = above_cap = 0;
+	indexed_upto = 0;
+	added = NULL;
+	nadded = added_cap = 0;
+	heads = NULL;
+	nheads = heads_cap = 0;
+	written = NULL;
+	nwritten = written_cap = 0;
+	stale = built = least_known = false;
+	adding.hlc = 0;
+}
+
+static void
+read_members(Snapshot snapshot)
+{
+	int			n;
+	CozeMember *all;
+
+	PushActiveSnapshot(snapshot);
+	all = coze_members_read(&n);
+	PopActiveSnapshot();
+	members = MemoryContextAllocZero(index_context, Max(1, n) * sizeof(IndexMember));
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext old;
+		CozeHlc		hlc;
+		char	   *head;
+		Size		size;
+		CozeEntryHead decoded;
+
+		if (all[i].is_local)
+			continue;
+		old = MemoryContextSwitchTo(index_context);
+		coze_vector_reserve(&members[nmembers].known, 8);
+		members[nmembers].origin = all[i].origin;
+		members[nmembers].dropped = all[i].dropped;
+		nmembers++;
+		MemoryContextSwitchTo(old);
+		if (coze_log_last(all[i].origin, PG_INT64_MAX, snapshot, &hlc, &head, &size) &&
+			coze_wire_get_head(head, size, &decoded) == NULL)
+		{
+			old = MemoryContextSwitchTo(index_context);
+			note_known(decoded.version, &decoded.seen);
+			MemoryContextSwitchTo(old);
+		}
+	}
+}
+
+/* Read the suffix, of all origins, off the log. */
+static void
+build(void)
+{
+	CozeHlc		horizon = coze_clock_horizon(NULL);
+	CozeVector	after = {0};
+	CozeVector	upto = {0};
+	CozeLogReader *reader;
+	CozeLogEntry entry;
+	Snapshot	snapshot;
+
+	coze_index_reset();
+	index_context = AllocSetContextCreate(TopMemoryContext, "cozesync index", ALLOCSET_DEFAULT_SIZES);
+	op_context = SlabContextCreate(index_context, "cozesync operations", SLAB_LARGE_BLOCK_SIZE,
+								   sizeof(CozeIndexOp));
+	grow_buckets();
+	grow_written();
+	group_generation = coze_group_generation();
+	coze_held(&upto);
+	coze_vector_set(&upto, coze_own_origin(), PG_INT64_MAX);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	read_members(snapshot);
+	for (int i = 0; i < upto.n && nmembers > 0; i++)
+		coze_vector_set(&after, upto.e[i].origin, coze_cut());
+	if (nmembers > 0)
+	{
+		reader = coze_log_open(&after, &upto, snapshot);
+		while (coze_log_next(reader, &entry))
+		{
+			CHECK_FOR_INTERRUPTS();
+			index_entry(&entry, snapshot);
+			if (entry.version.origin == coze_own_origin() && entry.version.hlc >= horizon)
+				remember_above(entry.version.hlc);
+		}
+		coze_log_close(reader);
+	}
+	UnregisterSnapshot(snapshot);
+	set_indexed_upto(horizon - 1);
+	built = true;
+}
+
+/*
+ * Before a round of decisions.  Membership or tables that changed make the index
+ * anew: a member that is let in may not have seen what was forgotten.
+ */
+void
+coze_index_begin(void)
+{
+	if (!built || group_generation != coze_group_generation() || coze_map_take_changed())
+	{
+		MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cozesync build",
+													  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		build();
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(context);
+	}
+	else
+		coze_index_extend();
+}

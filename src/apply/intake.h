@@ -1,0 +1,83 @@
+/*-------------------------------------------------------------------------
+ *
+ * intake.h
+ *		From received batches to entries, in order, by origin.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_INTAKE_H
+#define COZE_INTAKE_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "storage/buffile.h"
+
+#include "base/wire.h"
+
+/* A batch of which entries are in use. */
+typedef struct CozeTakenBatch CozeTakenBatch;
+
+/* An entry that is complete. */
+typedef struct CozeQueuedEntry
+{
+	dlist_node	node;
+	CozeEntryHead head;			/* points into data */
+	const char *data;			/* as it goes to the log */
+	Size		size;
+	Size		memory;			/* of data and chunks, wherever they are */
+	CozeTakenBatch *batch;		/* in which data and chunks are, or NULL: our own memory */
+	struct CozeQueuedChunk *chunks; /* head.nchunks of them, unless in the spool */
+	BufFile    *spool;			/* sizes and bytes of the chunks */
+} CozeQueuedEntry;
+
+typedef struct CozeQueuedChunk
+{
+	const char *data;
+	Size		size;
+} CozeQueuedChunk;
+
+/* An origin's entries that wait to be applied, and why they wait. */
+typedef struct CozeOriginQueue
+{
+	CozeOrigin	origin;
+	dlist_head	entries;
+	int			n;
+	Size		memory;
+	CozeHlc		last;			/* last one that was queued */
+
+	BufFile    *overflow;		/* further entries, written while it stood still */
+	Size		overflow_read;
+	Size		overflow_written;
+	int			read_file;
+	off_t		read_offset;
+
+	CozeQueuedEntry *next;		/* the round at hand: first one not applied, if taken > 0 */
+	int			taken;			/* applied in it */
+
+	bool		stopped;		/* by an error, or by somebody's lock */
+	int64		retry_at;		/* TimestampTz */
+	int			delay;			/* ms */
+	char	   *error;			/* last one that was reported */
+} CozeOriginQueue;
+
+extern void coze_intake_start(void);
+extern bool coze_intake_take(void);
+extern CozeOriginQueue *coze_intake_queue(int i);	/* NULL: no more */
+extern CozeQueuedEntry *coze_intake_head(CozeOriginQueue *queue);
+extern void coze_intake_done(CozeOriginQueue *queue);
+
+/* The chunks of an entry, one by one; *data is valid until the next call. */
+typedef struct CozeChunkReader
+{
+	CozeQueuedEntry *entry;
+	uint32		next;
+	char	   *buffer;
+	Size		cap;
+} CozeChunkReader;
+
+extern void coze_chunks_begin(CozeChunkReader *reader, CozeQueuedEntry *entry);
+extern bool coze_chunks_next(CozeChunkReader *reader, const char **data, Size *size);
+extern void coze_chunks_end(CozeChunkReader *reader);
+
+#endif							/* COZE_INTAKE_H */

@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * ops.h
+ *		Operations: what one entry does to one key, read off its changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_OPS_H
+#define COZE_OPS_H
+
+#include "postgres.h"
+
+#include "apply/relation.h"
+#include "base/vector.h"
+#include "base/wire.h"
+
+/* From the first old row of a key to its last new row. */
+typedef struct CozeOp
+{
+	CozeVersion version;
+	CozeVector	seen;
+	bool		truncate;		/* the entry truncates the table, before the rest */
+	bool		found;			/* it has an operation on the key */
+	bool		existed;		/* for the author */
+	bool		leaves_row;
+	CozeVersion policy;
+	CozeRow    *old;			/* known: in full, or columns of unique indexes */
+	CozeRow    *new;			/* NULL unless leaves_row */
+} CozeOp;
+
+/* Does deciding about one key need the states of several? */
+extern bool coze_table_folds(const CozeTable *table);
+
+/* Add what a change does to the suffix index. */
+extern void coze_ops_index(const CozeChange *change);
+
+/*
+ * Take a change of the entry at hand into an operation on key.  Changes come in
+ * their order; op begins zeroed.  Rows are made in CurrentMemoryContext.
+ */
+extern void coze_op_take(CozeOp *op, const CozeMap *map, const Datum *key,
+						 const CozeChange *change);
+
+/* The operation of an entry of the log on a key; false: it has none. */
+extern bool coze_op_load(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op);
+
+#endif							/* COZE_OPS_H */
