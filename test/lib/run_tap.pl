@@ -42,9 +42,9 @@ sub show_tail
     my ($path, $lines) = @_;
     open my $file, '<', $path or return;
     my @all = <$file>;
-    my $noise = qr/^ok \d|^\s*$|^####? |^# (Running|No postmaster|Postmaster PID)|^waiting for |
-        ^server (?:started|stopped)|NOTICE: |\] ok \d/x;
-    my @said = grep { !/$noise/ } @all;
+    my $passed = qr{^ok \d|s\) ok \d|^\s*$|Sync to disk|pg_ctl -D|might become corrupt|^Success\.};
+    my $routine = qr/^#+ |NOTICE: |^waiting for |^server st|\.\.\. ok$|^The database cluster/;
+    my @said = grep { !/$passed/ && (/Looks like|Failed|#  / || !/$routine/) } @all;
     my $from = @said > $lines ? @said - $lines : 0;
     print "    ", $_ for @said[ $from .. $#said ];
 }
@@ -56,8 +56,7 @@ sub show_server_errors
     for my $path (glob "tmp_check/log/${name}_*.log")
     {
         open my $file, '<', $path or next;
-        my @bad = grep { /(WARNING|ERROR|FATAL|PANIC|DETAIL): |was terminated/ && !/DETAIL:  parameters: / }
-            <$file>;
+        my @bad = grep { / (WARNING|ERROR|FATAL|PANIC): |was terminated/ } <$file>;
         next if !@bad;
         print "    --- ", basename($path), "\n";
         print "    ", $_ for @bad[ ($#bad > 11 ? $#bad - 11 : 0) .. $#bad ];
