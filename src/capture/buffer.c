@@ -14,8 +14,11 @@
  * subtransaction, or one inside it that ended well, captured.  So a rollback
  * takes away the same changes from memory and from the log.
  *
- * A level writes out its own bytes only, and only whole chunks.  Hence memory
- * is bounded by the setting, the largest change and one chunk a level.
+ * A level writes out its own bytes only, and only whole chunks.  A level that
+ * captures nothing itself, but has many short subtransactions that do, would have no
+ * occasion to; so its bytes go out at the very end of one of those, and stay in
+ * memory until that has ended well.  Hence memory is bounded by the setting, the
+ * largest change and one chunk a level.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +40,8 @@ typedef struct CozePiece
 	uint32		nchunks;		/* written */
 	CozeBuf		buf;			/* what follows them */
 	Size		complete;		/* bytes in buf of changes that were ended */
+	uint32		lent_chunks;	/* written by a subtransaction that is about to end well */
+	Size		lent_size;		/* bytes in buf that are in those */
 	bool		open;			/* a change has begun and not ended */
 	CozeChangeContext context;
 } CozePiece;
@@ -64,6 +69,7 @@ typedef struct CozeBuffer
 	uint32		next_piece;
 	Size		in_memory;		/* of all levels */
 	CozeBuf		chunk;			/* scratch */
+	MemoryContext scratch;		/* while chunks are written */
 } CozeBuffer;
 
 static CozeBuffer *buffer = NULL;	/* NULL: nothing captured */
@@ -138,43 +144,65 @@ free_level(CozeLevel *level)
 
 /* --- writing chunks --------------------------------------------------------------- */
 
-/* Write the piece's bytes; what does not fill a chunk stays unless all is set. */
+/* Write bytes of a piece as one chunk. */
 static void
-write_piece(CozeLevel *level, CozePiece *piece, bool all)
+write_chunk(const CozePiece *piece, uint32 row, const char *body, Size size)
 {
-	int64		id = coze_log_chunks_id();
-	Size		done = 0;
+	CozeChunk	chunk = {((uint64) piece->number << 32) | row, body, size};
+	MemoryContext old = MemoryContextSwitchTo(buffer->context);
 
-	if (buffer->chunk.data == NULL)
+	if (buffer->scratch == NULL)
+		buffer->scratch = AllocSetContextCreate(buffer->context, "cozesync chunks",
+												ALLOCSET_DEFAULT_SIZES);
+	buffer->chunk.size = 0;
+	coze_wire_put_chunk(&buffer->chunk, &chunk);
+	MemoryContextSwitchTo(buffer->scratch);
+	coze_log_append_chunk(coze_log_chunks_id(), chunk.seq, buffer->chunk.data,
+						  buffer->chunk.size);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(buffer->scratch);
+}
+
+/*
+ * Write the bytes of a piece that are not written yet; what does not fill a chunk is
+ * left out unless all is set.  They are marked as lent.
+ */
+static void
+lend_piece(CozePiece *piece, bool all)
+{
+	while (piece->buf.size - piece->lent_size >= COZE_WIRE_PIECE_MAX ||
+		   (all && piece->lent_size < piece->buf.size))
 	{
-		MemoryContext old = MemoryContextSwitchTo(buffer->context);
+		Size		size = Min(piece->buf.size - piece->lent_size, COZE_WIRE_PIECE_MAX);
 
-		coze_buf_reserve(&buffer->chunk, COZE_WIRE_PIECE_MAX + 64);
-		MemoryContextSwitchTo(old);
+		write_chunk(piece, piece->nchunks + piece->lent_chunks,
+					piece->buf.data + piece->lent_size, size);
+		piece->lent_chunks++;
+		piece->lent_size += size;
 	}
-	while (piece->buf.size - done >= COZE_WIRE_PIECE_MAX || (all && done < piece->buf.size))
-	{
-		CozeChunk	chunk;
+}
 
-		chunk.seq = ((uint64) piece->number << 32) | piece->nchunks;
-		chunk.body = piece->buf.data + done;
-		chunk.size = Min(piece->buf.size - done, COZE_WIRE_PIECE_MAX);
-		buffer->chunk.size = 0;
-		coze_wire_put_chunk(&buffer->chunk, &chunk);
-		coze_log_append_chunk(id, chunk.seq, buffer->chunk.data, buffer->chunk.size);
-		piece->nchunks++;
-		level->nchunks++;
-		done += chunk.size;
-	}
-	piece->buf.size -= done;
-	piece->complete -= done;
-	memmove(piece->buf.data, piece->buf.data + done, piece->buf.size);
-	level->in_memory -= done;
-	buffer->in_memory -= done;
+/* What was lent is written for good. */
+static void
+settle_piece(CozeLevel *level, CozePiece *piece)
+{
+	CozeBuf    *buf = &piece->buf;
+
+	if (piece->lent_chunks == 0)
+		return;
+	piece->nchunks += piece->lent_chunks;
+	level->nchunks += piece->lent_chunks;
+	buf->size -= piece->lent_size;
+	piece->complete -= piece->lent_size;
+	memmove(buf->data, buf->data + piece->lent_size, buf->size);
+	level->in_memory -= piece->lent_size;
+	buffer->in_memory -= piece->lent_size;
+	piece->lent_chunks = 0;
+	piece->lent_size = 0;
 
 	/* A large value shall not keep its memory. */
-	if (piece->buf.cap > (Size) cozesync_capture_buffer * 2048 && piece->buf.size == 0)
-		coze_buf_free(&piece->buf);
+	if (buf->cap > (Size) cozesync_capture_buffer * 2048 && buf->size == 0)
+		coze_buf_free(buf);
 }
 
 /*
@@ -182,7 +210,14 @@ write_piece(CozeLevel *level, CozePiece *piece, bool all)
  * grow no more and go out whole.
  */
 static void
-write_level(CozeLevel *level, bool all)
+lend_level(CozeLevel *level, bool all)
+{
+	for (CozePiece *piece = level->first; piece != NULL; piece = piece->next)
+		lend_piece(piece, all || piece != level->last);
+}
+
+static void
+settle_level(CozeLevel *level)
 {
 	CozePiece **link = &level->first;
 
@@ -190,8 +225,8 @@ write_level(CozeLevel *level, bool all)
 	{
 		CozePiece  *piece = *link;
 
-		write_piece(level, piece, all || piece != level->last);
-		if (piece != level->last)
+		settle_piece(level, piece);
+		if (piece != level->last && piece->buf.size == 0)
 		{
 			*link = piece->next;
 			free_piece(piece);
@@ -199,6 +234,30 @@ write_level(CozeLevel *level, bool all)
 		else
 			link = &piece->next;
 	}
+}
+
+/* What was lent went with the subtransaction that wrote it. */
+static void
+take_back_level(CozeLevel *level)
+{
+	for (CozePiece *piece = level->first; piece != NULL; piece = piece->next)
+	{
+		piece->lent_chunks = 0;
+		piece->lent_size = 0;
+	}
+}
+
+static void
+write_level(CozeLevel *level, bool all)
+{
+	lend_level(level, all);
+	settle_level(level);
+}
+
+static bool
+buffer_is_full(void)
+{
+	return buffer->in_memory > (Size) cozesync_capture_buffer * 1024;
 }
 
 /* --- capturing -------------------------------------------------------------------- */
@@ -237,7 +296,7 @@ coze_buffer_end_change(void)
 	level->body_size += size;
 	level->in_memory += size;
 	buffer->in_memory += size;
-	if (buffer->in_memory > (Size) cozesync_capture_buffer * 1024)
+	if (buffer_is_full())
 	{
 		if (!COZE_RULE("savepoint-chunks"))
 		{
@@ -383,10 +442,16 @@ top_is_current(void)
 void
 coze_buffer_before_release(void)
 {
-	if (top_is_current() &&
-		(buffer->top->nchunks > 0 ||
-		 buffer->in_memory > (Size) cozesync_capture_buffer * 1024))
-		write_level(buffer->top, true);
+	CozeLevel  *level;
+
+	if (!top_is_current())
+		return;
+	level = buffer->top;
+	if (level->nchunks > 0 || (buffer_is_full() && level->in_memory >= COZE_WIRE_PIECE_MAX))
+		write_level(level, true);
+	if (level->parent != NULL && level->parent->nest_level == level->nest_level - 1 &&
+		buffer_is_full() && level->parent->in_memory >= COZE_WIRE_PIECE_MAX)
+		lend_level(level->parent, false);
 }
 
 /* The bytes of a piece that wrote no chunk can follow those of the one before it. */
@@ -451,6 +516,7 @@ coze_buffer_release(void)
 		level->nest_level--;
 		return;
 	}
+	settle_level(level->parent);
 	merge_into_parent(level);
 	buffer->top = level->parent;
 	free_level(level);
@@ -469,4 +535,6 @@ coze_buffer_roll_back(void)
 		buffer->in_memory -= level->in_memory;
 		free_level(level);
 	}
+	if (buffer != NULL && buffer->top != NULL)
+		take_back_level(buffer->top);
 }
