@@ -190,6 +190,9 @@ at_subtransaction(SubXactEvent event, SubTransactionId id, SubTransactionId pare
 void
 coze_capture_init(void)
 {
+#ifdef COZE_TESTING
+	coze_debug_capture_init();
+#endif
 	RegisterXactCallback(at_transaction, NULL);
 	RegisterSubXactCallback(at_subtransaction, NULL);
 }

@@ -24,4 +24,9 @@ extern void coze_capture_beat(void);
 /* The version of the entry that this backend's last committed transaction left; hlc 0: none yet. */
 extern CozeVersion coze_capture_last_version(void);
 
+#ifdef COZE_TESTING
+/* Before the above, so that its writing comes after (debug_capture.c). */
+extern void coze_debug_capture_init(void);
+#endif
+
 #endif							/* COZE_PRECOMMIT_H */
