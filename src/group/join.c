@@ -269,15 +269,13 @@ check_all(CozeJoin *join)
 static void
 copy_schema(CozeJoin *join)
 {
-	if (!join->copy_schema)
-		return;
-	coze_step_begin();
 	ereport(NOTICE,
 			(errmsg("creating the schema of node \"%s\"", join->donor_name)));
 	coze_join_copy_schema(join->via);
-	coze_step_end();
+	CommandCounterIncrement();
 }
 
+/* In one transaction, so that an error leaves nothing behind. */
 static void
 begin_run(CozeJoin *join)
 {
@@ -285,6 +283,9 @@ begin_run(CozeJoin *join)
 	const char *params[8];
 
 	coze_step_begin();
+	coze_join_check_tables(join);
+	if (join->copy_schema)
+		copy_schema(join);
 	coze_step_run("LOCK TABLE cozesync.local_node IN SHARE ROW EXCLUSIVE MODE", 0, NULL);
 	coze_step_run("SELECT cozesync.check_no_group()", 0, NULL);
 	coze_step_run("SELECT cozesync.forget_group()", 0, NULL);
@@ -482,10 +483,7 @@ go_in(CozeJoin *join)
 {
 	check_all(join);
 	if (join->phase == COZE_JOIN_NONE)
-	{
-		copy_schema(join);
 		begin_run(join);
-	}
 	if (join->phase == COZE_JOIN_ADMITTING)
 		be_admitted(join);
 }

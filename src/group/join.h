@@ -56,6 +56,9 @@ extern void coze_join_copy_schema(const char *via);
 
 /* --- join_copy.c --------------------------------------------------------------------- */
 
+/* Of the donor's tables those that exist here must be as they are there. */
+extern void coze_join_check_tables(CozeJoin *join);
+
 /* Take on every table that the donor syncs, and no other. */
 extern void coze_join_take_on_tables(CozeJoin *join);
 

@@ -218,23 +218,43 @@ close_source(Source *source)
 
 /* --- which tables ---------------------------------------------------------------------------- */
 
+/* Call a function of this node about a table that the donor has. */
 static void
-take_on(CozeJoin *join, CozePeerConnection *peer, const char *schema, const char *table)
+compare(CozeJoin *join, CozePeerConnection *peer, const char *function, const char *schema,
+		const char *table)
 {
 	const char *ask[2] = {schema, table};
 	char	   *there = coze_peer_query_value(peer, "SELECT pg_catalog.to_jsonb(d)"
 											  " FROM cozesync.describe_table($1, $2) AS d", 2, ask);
-	const char *params[5] = {schema, table, join->donor_name, there, join->copy_data ? "t" : "f"};
+	const char *params[6] = {schema, table, join->node_name, join->donor_name, there,
+	join->copy_data ? "t" : "f"};
 
-	coze_step_run("SELECT cozesync.take_on_table($1, $2, $3, $4::jsonb, $5::boolean)", 5, params);
+	coze_step_run(psprintf("SELECT cozesync.%s($1, $2, $3, $4, $5::jsonb, $6::boolean)", function),
+				  6, params);
+}
+
+static CozePeerRows *
+synced_there(CozePeerConnection *peer)
+{
+	return coze_peer_query(peer, "SELECT s.schema_name, s.table_name FROM cozesync.synced_table AS s"
+						   " ORDER BY 1, 2", 0, NULL);
+}
+
+void
+coze_join_check_tables(CozeJoin *join)
+{
+	CozePeerRows *there = synced_there(join->peer);
+
+	for (int i = 0; i < there->nrows; i++)
+		compare(join, join->peer, "check_table_here", coze_peer_value(there, i, 0),
+				coze_peer_value(there, i, 1));
 }
 
 /* Tables that the donor syncs, as the session shows them. */
 static void
 take_on_tables_of(CozeJoin *join, CozePeerConnection *peer)
 {
-	CozePeerRows *there = coze_peer_query(peer, "SELECT s.schema_name, s.table_name FROM cozesync.synced_table AS s"
-										  " ORDER BY 1, 2", 0, NULL);
+	CozePeerRows *there = synced_there(peer);
 	CozePeerRows *here = coze_step_fetch("SELECT t.schema_name, t.table_name FROM cozesync.join_table AS t ORDER BY 1, 2", 0, NULL);
 	int			j = 0;
 
@@ -248,7 +268,7 @@ take_on_tables_of(CozeJoin *join, CozePeerConnection *peer)
 				strcmp(coze_peer_value(here, j, 1), table) == 0)
 				break;
 		if (j == here->nrows)
-			take_on(join, peer, schema, table);
+			compare(join, peer, "take_on_table", schema, table);
 		else
 			here->values[j * 2] = "";	/* accounted for */
 	}

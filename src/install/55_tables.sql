@@ -105,10 +105,12 @@ DECLARE
     why record;
 BEGIN
     SELECT * INTO why FROM cozesync.why_not_syncable(relation);
-    IF why.reason IS NOT NULL THEN
+    IF why.hint IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('cannot put table "%s" under sync', relation),
-            DETAIL = why.reason, HINT = coalesce(why.hint, '');
+            MESSAGE = format('cannot put table "%s" under sync', relation), DETAIL = why.reason, HINT = why.hint;
+    ELSIF why.reason IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('cannot put table "%s" under sync', relation), DETAIL = why.reason;
     END IF;
 END
 $$;
@@ -332,8 +334,8 @@ BEGIN
             added := added + cozesync.add_table(candidate.relation);
         ELSE
             RAISE WARNING USING ERRCODE = 'object_not_in_prerequisite_state',
-                MESSAGE = format('table "%s" is not put under sync', candidate.relation),
-                DETAIL = why.reason, HINT = coalesce(why.hint, '');
+                MESSAGE = format('table "%s" is not put under sync', candidate.relation), DETAIL = why.reason,
+                HINT = coalesce(why.hint, 'It is left out; the other tables of the schema are not affected.');
         END IF;
     END LOOP;
     RETURN added;

@@ -174,37 +174,57 @@ LANGUAGE C;
 COMMENT ON PROCEDURE cozesync.join_group(text, text, text, boolean, boolean, boolean, boolean) IS
     'join a group through one of its members: schema, data, then the stream';
 
--- Every synced table of the donor is here, the same and, if rows are to be copied, empty.
-CREATE FUNCTION cozesync.take_on_table(schema_name text, table_name text, donor text, there jsonb, must_be_empty boolean)
+-- A table that the donor syncs, if it exists here, must be the same and, if rows are to be
+-- copied, empty.
+CREATE FUNCTION cozesync.check_table_here(schema_name text, table_name text, here_node text, there_node text,
+    there jsonb, must_be_empty boolean)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    here jsonb := (SELECT to_jsonb(d) FROM cozesync.describe_table(schema_name, table_name) AS d);
+    relation regclass := cozesync.find_relation(schema_name, table_name);
+BEGIN
+    IF relation IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM cozesync.check_syncable(relation);
+    PERFORM cozesync.check_same_table(schema_name, table_name, here_node, here, there_node, there);
+    IF must_be_empty AND NOT (here ->> 'is_empty')::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('table %s has rows here', relation),
+            DETAIL = 'A node that joins takes its rows from the group.',
+            HINT = 'Empty the table, or use copy_data => false if its rows are those of the group.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION cozesync.check_table_here(text, text, text, text, jsonb, boolean) IS 'an error if a table here stands in the way of joining';
+
+-- Begin to take a table over from the donor: from here on nobody else writes to it.
+CREATE FUNCTION cozesync.take_on_table(schema_name text, table_name text, here_node text, there_node text,
+    there jsonb, must_be_empty boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    here jsonb;
     relation regclass := cozesync.find_relation(take_on_table.schema_name, take_on_table.table_name);
 BEGIN
-    IF relation IS NOT NULL THEN
-        PERFORM cozesync.check_syncable(relation);
-        -- From here on nobody else writes to it.
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);
-        PERFORM cozesync.attach_capture(relation);
+    IF relation IS NULL THEN
+        PERFORM cozesync.check_same_table(take_on_table.schema_name, take_on_table.table_name,
+            take_on_table.here_node, '{"exists": false}', take_on_table.there_node, take_on_table.there);
     END IF;
-    here := (SELECT to_jsonb(d) FROM cozesync.describe_table(take_on_table.schema_name, take_on_table.table_name) AS d);
-    PERFORM cozesync.check_same_table(take_on_table.schema_name, take_on_table.table_name,
-        (SELECT coalesce(max(r.node_name), 'here') FROM cozesync.join_run AS r), here, take_on_table.donor, take_on_table.there);
-    IF take_on_table.must_be_empty AND NOT (here ->> 'is_empty')::boolean THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('table %s has rows here', relation),
-            DETAIL = 'A node that joins takes its rows from the group.',
-            HINT = 'Empty the table, or use copy_data => false if its rows are those of the group.';
-    END IF;
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);
+    PERFORM cozesync.check_table_here(take_on_table.schema_name, take_on_table.table_name,
+        take_on_table.here_node, take_on_table.there_node, take_on_table.there, take_on_table.must_be_empty);
+    PERFORM cozesync.attach_capture(relation);
     INSERT INTO cozesync.join_table (schema_name, table_name) VALUES (take_on_table.schema_name, take_on_table.table_name)
     ON CONFLICT DO NOTHING;
 END
 $$;
-COMMENT ON FUNCTION cozesync.take_on_table(text, text, text, jsonb, boolean) IS 'begins to take a table over from the donor';
+COMMENT ON FUNCTION cozesync.take_on_table(text, text, text, text, jsonb, boolean) IS 'begins to take a table over from the donor';
 
 -- The donor does not sync a table any more that it did when the join began.
 CREATE FUNCTION cozesync.give_up_table(schema_name text, table_name text) RETURNS void
@@ -228,5 +248,6 @@ REVOKE ALL ON FUNCTION cozesync.take_snapshot(), cozesync.last_version(),
     cozesync.changed_keys(regclass, bigint[], bigint[], bigint[], bigint[]), cozesync.held_in_snapshot(),
     cozesync.check_may_admit(text, bigint, bigint, bigint),
     cozesync.admit_node(text, bigint, text, bigint, bigint, integer, boolean), cozesync.grant_to_peer(regrole),
-    cozesync.take_on_table(text, text, text, jsonb, boolean), cozesync.give_up_table(text, text) FROM PUBLIC;
+    cozesync.check_table_here(text, text, text, text, jsonb, boolean),
+    cozesync.take_on_table(text, text, text, text, jsonb, boolean), cozesync.give_up_table(text, text) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE cozesync.join_group(text, text, text, boolean, boolean, boolean, boolean) FROM PUBLIC;
