@@ -98,6 +98,7 @@ write_entry(CozeBufferTotals *totals)
 	COZE_DEBUG_POINT("precommit-before-insert");
 	coze_log_append_head(head.version, head.nchunks > 0 ? (int64) head.xid : 0,
 						 buf.data, buf.size);
+	coze_count_captured(totals->nchanges);
 	coze_buf_free(&buf);
 	coze_vector_free(&head.seen);
 	drawn_version = head.version;

@@ -71,6 +71,8 @@ typedef struct CozeDatabase
 
 	pg_atomic_uint64 clock;		/* last hlc drawn or received; written under lock */
 	pg_atomic_uint64 own_committed; /* highest own hlc that has committed */
+	pg_atomic_uint64 captured_transactions; /* since the server started */
+	pg_atomic_uint64 captured_rows;
 	pg_atomic_uint64 commit_lsn;	/* WAL to flush before anything leaves */
 	pg_atomic_uint64 cut;
 	pg_atomic_uint64 generation;
@@ -109,6 +111,7 @@ static CozeDatabase *mine = NULL;	/* this backend's database */
 /* What this transaction does at its end. */
 static bool bound_published = false;
 static CozeHlc drawn = 0;
+static uint32 captured = 0;		/* changes in the entry that was drawn for */
 static bool pending_set = false;
 static bool detach_at_end = false;
 static bool group_changed = false;
@@ -162,6 +165,8 @@ coze_state_shmem_init(void)
 		LWLockInitialize(&db->attach_lock, registry->lock.tranche);
 		pg_atomic_init_u64(&db->clock, 0);
 		pg_atomic_init_u64(&db->own_committed, 0);
+		pg_atomic_init_u64(&db->captured_transactions, 0);
+		pg_atomic_init_u64(&db->captured_rows, 0);
 		pg_atomic_init_u64(&db->commit_lsn, 0);
 		pg_atomic_init_u64(&db->cut, 0);
 		pg_atomic_init_u64(&db->generation, 1);
@@ -427,6 +432,9 @@ end_of_transaction(XactEvent event, void *arg)
 		{
 			atomic_raise(&mine->commit_lsn, XactLastCommitEnd);
 			atomic_raise(&mine->own_committed, drawn);
+			if (captured > 0)
+				pg_atomic_fetch_add_u64(&mine->captured_transactions, 1);
+			pg_atomic_fetch_add_u64(&mine->captured_rows, captured);
 		}
 		pg_write_barrier();
 		pg_atomic_write_u64(&registry->slots[coze_my_proc_number()].bound, 0);
@@ -444,6 +452,7 @@ end_of_transaction(XactEvent event, void *arg)
 	}
 	bound_published = pending_set = detach_at_end = group_changed = false;
 	drawn = 0;
+	captured = 0;
 	new_cut = 0;
 }
 
@@ -536,6 +545,19 @@ coze_clock_draw(CozeVector *seen)
 	}
 	COZE_DEBUG_POINT("draw-done");
 	return drawn;
+}
+
+void
+coze_count_captured(uint32 changes)
+{
+	captured = changes;
+}
+
+void
+coze_captured(uint64 *transactions, uint64 *rows)
+{
+	*transactions = pg_atomic_read_u64(&mine->captured_transactions);
+	*rows = pg_atomic_read_u64(&mine->captured_rows);
 }
 
 CozeHlc

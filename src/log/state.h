@@ -88,6 +88,11 @@ extern void coze_clock_publish(void);
 /* Draw the hlc and copy V (without the own origin) in one critical section. */
 extern CozeHlc coze_clock_draw(CozeVector *seen);
 
+/* How many changes the entry has that was drawn for; counted if it commits. */
+extern void coze_count_captured(uint32 changes);
+/* What was captured here since the server started. */
+extern void coze_captured(uint64 *transactions, uint64 *rows);
+
 /*
  * Every entry of this node below the horizon has ended and is visible to any
  * snapshot taken after this call.  pid: the backend that holds it back, or 0.
