@@ -59,6 +59,8 @@
 
 /* A round ends after this long, or this many bytes. */
 #define ROUND_MS 10
+/* Batches are taken while less than this waits; the others hold their senders back. */
+#define INTAKE_BYTES (256 * 1024)
 #define ROUND_BYTES (4 * 1024 * 1024)
 
 /* How often an entry is decided anew before its origin is set aside for a while. */
@@ -171,11 +173,13 @@ rewind_queues(void)
 	}
 }
 
-/* Are the causes of an entry here? */
+/* Are the causes of an entry here, and the one that it follows? */
 static bool
 is_ready(const CozeOriginQueue *queue, const CozeQueuedEntry *entry)
 {
 	if (queue->stopped && queue->retry_at > GetCurrentTimestamp())
+		return false;
+	if (entry->prev != coze_vector_get(&round.held, queue->origin))
 		return false;
 	return !COZE_RULE("gate") || coze_vector_missing(&round.held, &entry->head.seen) == 0;
 }
@@ -588,10 +592,13 @@ work(void)
 			exit_unless_member();
 		}
 		ResetLatch(MyLatch);
-		while (coze_intake_take())
+		while (coze_intake_memory() < INTAKE_BYTES && coze_intake_take())
 			;
 		retry_if_asked();
 		result = run_round();
+		/* What waits here may wait for what has not been taken yet. */
+		if (result == ROUND_IDLE && coze_intake_take())
+			continue;
 		coze_conflict_notify();
 		upkeep();
 		if (result == ROUND_IDLE)

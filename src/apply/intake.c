@@ -39,6 +39,12 @@ typedef struct Partial
 	uint32		nchunks;		/* so far */
 } Partial;
 
+/* Of an origin that stands still so many batches wait in memory, the rest in a file. */
+#define BATCHES_IN_MEMORY 2
+
+/* So much of a file is brought back at once. */
+#define POP_BYTES (256 * 1024)
+
 static MemoryContext intake_context = NULL;
 static ResourceOwner intake_owner = NULL;	/* intake happens outside of transactions */
 static List *queues = NIL;
@@ -89,7 +95,7 @@ rewind_file(BufFile *file)
 /* --- entries --- */
 
 static CozeQueuedEntry *
-make_entry(const char *data, Size size, CozeTakenBatch *batch)
+make_entry(CozeHlc prev, const char *data, Size size, CozeTakenBatch *batch)
 {
 	CozeQueuedEntry *entry = palloc0(sizeof(CozeQueuedEntry));
 	const char *error;
@@ -98,6 +104,7 @@ make_entry(const char *data, Size size, CozeTakenBatch *batch)
 		data = memcpy(palloc(size), data, size);
 	else
 		batch->uses++;
+	entry->prev = prev;
 	entry->batch = batch;
 	entry->data = data;
 	entry->size = entry->memory = size;
@@ -181,14 +188,18 @@ push_to_file(CozeOriginQueue *queue, CozeQueuedEntry *entry)
 	{
 		queue->overflow = make_file();
 		queue->overflow_read = queue->overflow_written = 0;
+		queue->write_file = 0;
+		queue->write_offset = 0;
 	}
-	if (BufFileSeek(queue->overflow, 0, 0, SEEK_END) != 0)
+	if (BufFileSeek(queue->overflow, queue->write_file, queue->write_offset, SEEK_SET) != 0)
 		elog(ERROR, "could not go to the end of a temporary file");
+	write_sized(queue->overflow, (char *) &entry->prev, sizeof(entry->prev));
 	write_sized(queue->overflow, entry->data, entry->size);
 	coze_chunks_begin(&chunks, entry);
 	while (coze_chunks_next(&chunks, &data, &size))
 		write_sized(queue->overflow, data, size);
 	coze_chunks_end(&chunks);
+	BufFileTell(queue->overflow, &queue->write_file, &queue->write_offset);
 	queue->overflow_written++;
 	free_entry(entry);
 }
@@ -198,7 +209,7 @@ overflows(const CozeOriginQueue *queue)
 {
 	if (queue->overflow_read < queue->overflow_written)
 		return true;
-	return queue->n > 0 && queue->memory > (Size) cozesync_batch_size * 1024;
+	return queue->n > 0 && queue->memory > (Size) cozesync_batch_size * 1024 * BATCHES_IN_MEMORY;
 }
 
 /* An entry is complete: to its queue, unless it was there before. */
@@ -219,6 +230,10 @@ finish_entry(CozeQueuedEntry *entry)
 		free_entry(entry);
 		return;
 	}
+	if (entry->prev != queue->last)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("received changes are not a whole: an entry does not follow the last one of its origin")));
 	queue->last = entry->head.version.hlc;
 	if (overflows(queue))
 		push_to_file(queue, entry);
@@ -233,6 +248,7 @@ pop_from_file(CozeOriginQueue *queue)
 	BufFile    *file = queue->overflow;
 	MemoryContext old = MemoryContextSwitchTo(intake_context);
 	CozeQueuedEntry *entry;
+	CozeHlc		prev;
 	uint64		size;
 	char	   *data;
 
@@ -241,9 +257,11 @@ pop_from_file(CozeOriginQueue *queue)
 	else if (BufFileSeek(file, queue->read_file, queue->read_offset, SEEK_SET) != 0)
 		elog(ERROR, "could not go back in a temporary file");
 	read_exactly(file, &size, sizeof(size));
+	read_exactly(file, &prev, sizeof(prev));
+	read_exactly(file, &size, sizeof(size));
 	data = palloc_extended(size, MCXT_ALLOC_HUGE);
 	read_exactly(file, data, size);
-	entry = make_entry(data, size, NULL);
+	entry = make_entry(prev, data, size, NULL);
 	pfree(data);
 	if (entry->head.nchunks > 0)
 		entry->spool = make_file();
@@ -267,10 +285,22 @@ pop_from_file(CozeOriginQueue *queue)
 	MemoryContextSwitchTo(old);
 }
 
+Size
+coze_intake_memory(void)
+{
+	Size		memory = 0;
+	ListCell   *lc;
+
+	foreach(lc, queues)
+		memory += ((CozeOriginQueue *) lfirst(lc))->memory;
+	return memory;
+}
+
 CozeQueuedEntry *
 coze_intake_head(CozeOriginQueue *queue)
 {
-	if (queue->n == 0 && queue->overflow_read < queue->overflow_written)
+	while (queue->overflow_read < queue->overflow_written &&
+		   (queue->n == 0 || queue->memory < POP_BYTES))
 		pop_from_file(queue);
 	if (queue->n == 0)
 		return NULL;
@@ -326,7 +356,7 @@ spool_partial(Partial *partial)
 
 	if (entry == NULL || entry->batch == NULL)
 		return;
-	copy = make_entry(entry->data, entry->size, NULL);
+	copy = make_entry(entry->prev, entry->data, entry->size, NULL);
 	copy->memory = entry->memory;
 	copy->spool = make_file();
 	for (uint32 i = 0; i < partial->nchunks; i++)
@@ -371,7 +401,7 @@ take_frame(Partial *partial, const CozeFrame *frame, CozeTakenBatch *batch)
 			return;
 		case COZE_FRAME_ENTRY:
 			drop_partial(partial);
-			partial->entry = make_entry(frame->data, frame->size, batch);
+			partial->entry = make_entry(frame->prev, frame->data, frame->size, batch);
 			partial->nchunks = 0;
 			break;
 		case COZE_FRAME_CHUNK:

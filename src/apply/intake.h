@@ -23,6 +23,7 @@ typedef struct CozeQueuedEntry
 {
 	dlist_node	node;
 	CozeEntryHead head;			/* points into data */
+	CozeHlc		prev;			/* entry of its origin that it follows; 0: none */
 	const char *data;			/* as it goes to the log */
 	Size		size;
 	Size		memory;			/* of data and chunks, wherever they are */
@@ -51,6 +52,8 @@ typedef struct CozeOriginQueue
 	Size		overflow_written;
 	int			read_file;
 	off_t		read_offset;
+	int			write_file;
+	off_t		write_offset;
 
 	CozeQueuedEntry *next;		/* the round at hand: first one not applied, if taken > 0 */
 	int			taken;			/* applied in it */
@@ -63,6 +66,7 @@ typedef struct CozeOriginQueue
 
 extern void coze_intake_start(void);
 extern bool coze_intake_take(void);
+extern Size coze_intake_memory(void);	/* of what waits in memory, all origins */
 extern CozeOriginQueue *coze_intake_queue(int i);	/* NULL: no more */
 extern CozeQueuedEntry *coze_intake_head(CozeOriginQueue *queue);
 extern void coze_intake_done(CozeOriginQueue *queue);
