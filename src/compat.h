@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "catalog/pg_database.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -21,12 +22,15 @@
 #if PG_VERSION_NUM >= 160000
 #include "parser/parse_relation.h"
 #endif
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
-#include "utils/rel.h"
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
 
 #if PG_VERSION_NUM < 150000
 #error "cozesync needs PostgreSQL 15 or later"
@@ -138,6 +142,27 @@ coze_lock_holder(Oid relid, LOCKMODE mode)
 	proc = BackendIdGetProc(holders[0].backendId);
 #endif
 	return proc != NULL ? proc->pid : 0;
+}
+
+static inline bool
+coze_owns_database(Oid database)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, database, GetUserId());
+#else
+	return pg_database_ownercheck(database, GetUserId());
+#endif
+}
+
+/* A wait set that lives until it is freed. */
+static inline WaitEventSet *
+coze_create_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
 }
 
 #endif							/* COZE_COMPAT_H */

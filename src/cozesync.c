@@ -21,6 +21,9 @@
 #include "apply/queue.h"
 #include "capture/precommit.h"
 #include "debug.h"
+#include "link/launcher.h"
+#include "link/link_state.h"
+#include "link/utility.h"
 #include "log/state.h"
 #include "settings.h"
 
@@ -39,6 +42,8 @@ request_shared_memory(void)
 	RequestAddinShmemSpace(coze_state_shmem_size());
 	RequestAddinShmemSpace(coze_queue_shmem_size());
 	RequestAddinShmemSpace(coze_apply_shmem_size());
+	RequestAddinShmemSpace(coze_link_state_shmem_size());
+	RequestAddinShmemSpace(coze_launcher_shmem_size());
 #ifdef COZE_TESTING
 	RequestAddinShmemSpace(coze_debug_shmem_size());
 #endif
@@ -53,6 +58,8 @@ start_shared_memory(void)
 	coze_state_shmem_init();
 	coze_queue_shmem_init();
 	coze_apply_shmem_init();
+	coze_link_state_shmem_init();
+	coze_launcher_shmem_init();
 #ifdef COZE_TESTING
 	coze_debug_shmem_init();
 #endif
@@ -70,4 +77,6 @@ _PG_init(void)
 	coze_capture_init();
 	previous_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = start_shared_memory;
+	coze_utility_init();
+	coze_launcher_register();
 }

@@ -1,0 +1,605 @@
+/*-------------------------------------------------------------------------
+ *
+ * link_state.c
+ *		What the processes of a database know of its peers and links.
+ *
+ * Slots lie in static shared memory, max_databases * max_nodes of them.  The
+ * vectors, whose size is the group's business, lie in a DSA area that was made
+ * in place, so that it needs no process to own it.
+ *
+ * Locking: directory->lock guards who owns which slot (exclusive to give a slot
+ * away); slot->lock all that is in it.  In this order.  Neither is held over I/O.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/dsa.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "link/link_state.h"
+#include "settings.h"
+
+struct CozeLinkSlot
+{
+	LWLock		lock;
+	Oid			database;		/* InvalidOid: free */
+	bool		retry;
+	bool		has_skew;
+	CozeOrigin	peer;
+	CozeLinkStatus link[COZE_LINK_DIRECTIONS];
+	bool		error_is_over[COZE_LINK_DIRECTIONS];
+	int64		clock_skew;
+	bool		has_applied;
+	int			applied_n;
+	int			applied_cap;
+	dsa_pointer applied;		/* CozeVectorEntry[applied_cap] */
+};
+
+/* Why the links of a database are closed, if they are. */
+typedef struct ClosedDatabase
+{
+	Oid			database;		/* InvalidOid: free */
+	char		reason[COZE_LINK_ERROR_MAX];
+} ClosedDatabase;
+
+typedef struct LinkDirectory
+{
+	LWLock		lock;
+	int			nslots;
+	int			nclosed;
+	Size		dsa_offset;		/* from the start of this struct */
+	Size		closed_offset;
+	CozeLinkSlot slots[FLEXIBLE_ARRAY_MEMBER];
+} LinkDirectory;
+
+/* What this process found before; slots never move. */
+typedef struct KnownSlot
+{
+	CozeLinkSlot *slot;
+	CozeOrigin	peer;
+} KnownSlot;
+
+/* Room for the vectors before the DSA area takes segments of its own. */
+#define DSA_INITIAL_SIZE (256 * 1024)
+
+static LinkDirectory *directory;
+static dsa_area *area;
+static KnownSlot *known;
+static int	nknown;
+
+/* --- shared memory ------------------------------------------------------------- */
+
+static int
+slot_count(void)
+{
+	return cozesync_max_databases * cozesync_max_nodes;
+}
+
+static Size
+slots_size(void)
+{
+	return MAXALIGN(add_size(offsetof(LinkDirectory, slots),
+							 mul_size(slot_count(), sizeof(CozeLinkSlot))));
+}
+
+static Size
+closed_size(void)
+{
+	return MAXALIGN(mul_size(cozesync_max_databases, sizeof(ClosedDatabase)));
+}
+
+Size
+coze_link_state_shmem_size(void)
+{
+	return add_size(add_size(slots_size(), closed_size()), DSA_INITIAL_SIZE);
+}
+
+static void
+init_slots(void)
+{
+	int			tranche = LWLockNewTrancheId();
+
+	LWLockInitialize(&directory->lock, tranche);
+	directory->nslots = slot_count();
+	directory->nclosed = cozesync_max_databases;
+	directory->closed_offset = slots_size();
+	directory->dsa_offset = directory->closed_offset + closed_size();
+	for (int i = 0; i < directory->nslots; i++)
+	{
+		memset(&directory->slots[i], 0, sizeof(CozeLinkSlot));
+		LWLockInitialize(&directory->slots[i].lock, tranche);
+	}
+	memset((char *) directory + directory->closed_offset, 0, closed_size());
+}
+
+void
+coze_link_state_shmem_init(void)
+{
+	bool		found;
+
+	directory = ShmemInitStruct("cozesync links", coze_link_state_shmem_size(), &found);
+	if (!found)
+	{
+		char	   *place;
+		dsa_area   *dsa;
+
+		init_slots();
+		place = (char *) directory + directory->dsa_offset;
+		dsa = dsa_create_in_place(place, DSA_INITIAL_SIZE, LWLockNewTrancheId(), NULL);
+		dsa_pin(dsa);
+		dsa_detach(dsa);
+	}
+	LWLockRegisterTranche(directory->lock.tranche, "cozesync links");
+}
+
+/* The area of the vectors, attached for as long as this process lives. */
+static dsa_area *
+vector_area(void)
+{
+	if (area == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		area = dsa_attach_in_place((char *) directory + directory->dsa_offset, NULL);
+		dsa_pin_mapping(area);
+		MemoryContextSwitchTo(old);
+	}
+	return area;
+}
+
+/* --- whose slot ------------------------------------------------------------------ */
+
+static bool
+is_slot_of(const CozeLinkSlot *slot, Oid database, CozeOrigin peer)
+{
+	return slot->database == database && slot->peer == peer;
+}
+
+/* The caller holds the directory's lock. */
+static CozeLinkSlot *
+find_slot(CozeOrigin peer)
+{
+	for (int i = 0; i < directory->nslots; i++)
+	{
+		if (is_slot_of(&directory->slots[i], MyDatabaseId, peer))
+			return &directory->slots[i];
+	}
+	return NULL;
+}
+
+/* The caller holds the directory's lock exclusively. */
+static CozeLinkSlot *
+take_free_slot(CozeOrigin peer)
+{
+	for (int i = 0; i < directory->nslots; i++)
+	{
+		CozeLinkSlot *slot = &directory->slots[i];
+
+		if (OidIsValid(slot->database))
+			continue;
+		LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+		slot->database = MyDatabaseId;
+		slot->peer = peer;
+		slot->retry = false;
+		slot->has_skew = false;
+		slot->has_applied = false;
+		slot->applied_n = 0;
+		slot->clock_skew = 0;
+		memset(slot->link, 0, sizeof(slot->link));
+		memset(slot->error_is_over, 0, sizeof(slot->error_is_over));
+		LWLockRelease(&slot->lock);
+		return slot;
+	}
+	return NULL;
+}
+
+/* Remember whom the slot was for when this process found it. */
+static void
+know_slot(CozeLinkSlot *slot, CozeOrigin peer)
+{
+	for (int i = 0; i < nknown; i++)
+	{
+		if (known[i].slot == slot)
+		{
+			known[i].peer = peer;
+			return;
+		}
+	}
+	if (known == NULL)
+		known = MemoryContextAlloc(TopMemoryContext, sizeof(KnownSlot));
+	else
+		known = repalloc(known, (nknown + 1) * sizeof(KnownSlot));
+	known[nknown].slot = slot;
+	known[nknown++].peer = peer;
+}
+
+CozeLinkSlot *
+coze_link_slot(CozeOrigin peer)
+{
+	CozeLinkSlot *slot;
+
+	LWLockAcquire(&directory->lock, LW_EXCLUSIVE);
+	slot = find_slot(peer);
+	if (slot == NULL)
+		slot = take_free_slot(peer);
+	LWLockRelease(&directory->lock);
+	if (slot == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many nodes"),
+				 errhint("Raise cozesync.max_nodes and restart the server.")));
+	know_slot(slot, peer);
+	return slot;
+}
+
+/* Lock a slot for writing; false if it is not this process's peer's any more. */
+static bool
+lock_slot(CozeLinkSlot *slot)
+{
+	CozeOrigin	peer = 0;
+
+	for (int i = 0; i < nknown; i++)
+	{
+		if (known[i].slot == slot)
+			peer = known[i].peer;
+	}
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	if (is_slot_of(slot, MyDatabaseId, peer))
+		return true;
+	LWLockRelease(&slot->lock);
+	return false;
+}
+
+static void
+keep_slots(Oid database, const CozeOrigin *peers, int n)
+{
+	LWLockAcquire(&directory->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < directory->nslots; i++)
+	{
+		CozeLinkSlot *slot = &directory->slots[i];
+		bool		keep = slot->database != database;
+
+		for (int j = 0; j < n && !keep; j++)
+			keep = slot->peer == peers[j];
+		if (keep)
+			continue;
+		LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+		slot->database = InvalidOid;
+		LWLockRelease(&slot->lock);
+	}
+	LWLockRelease(&directory->lock);
+}
+
+void
+coze_link_keep(const CozeOrigin *peers, int n)
+{
+	keep_slots(MyDatabaseId, peers, n);
+}
+
+/* --- how a link stands -------------------------------------------------------------- */
+
+void
+coze_link_set_state(CozeLinkSlot *slot, CozeLinkDirection direction,
+					CozeLinkState state, bool behind)
+{
+	CozeLinkStatus *link = &slot->link[direction];
+
+	/* What only this process changes can be compared without the lock. */
+	if (link->pid == MyProcPid && link->state == state && link->behind == behind)
+		return;
+	if (!lock_slot(slot))
+		return;
+	link->state = state;
+	link->behind = behind;
+	link->pid = MyProcPid;
+	LWLockRelease(&slot->lock);
+}
+
+void
+coze_link_release(CozeLinkSlot *slot, CozeLinkDirection direction)
+{
+	CozeLinkStatus *link = &slot->link[direction];
+
+	if (!lock_slot(slot))
+		return;
+	if (link->pid == MyProcPid)
+	{
+		link->pid = 0;
+		link->state = COZE_LINK_IDLE;
+		link->behind = false;
+	}
+	LWLockRelease(&slot->lock);
+}
+
+void
+coze_link_count(CozeLinkSlot *slot, CozeLinkDirection direction,
+				CozeHlc sent_hlc, uint64 transactions, uint64 bytes)
+{
+	CozeLinkStatus *link = &slot->link[direction];
+
+	if (!lock_slot(slot))
+		return;
+	if (sent_hlc > link->sent_hlc)
+		link->sent_hlc = sent_hlc;
+	link->transactions += transactions;
+	link->bytes += bytes;
+	LWLockRelease(&slot->lock);
+}
+
+bool
+coze_link_set_error(CozeLinkSlot *slot, CozeLinkDirection direction,
+					const char *code, const char *message)
+{
+	CozeLinkStatus *link = &slot->link[direction];
+	char		clipped[COZE_LINK_ERROR_MAX];
+	bool		is_new;
+
+	strlcpy(clipped, message, sizeof(clipped));
+	clipped[pg_mbcliplen(clipped, strlen(clipped), sizeof(clipped) - 1)] = '\0';
+	if (!lock_slot(slot))
+		return false;
+	is_new = link->last_error_at == 0 || slot->error_is_over[direction] ||
+		strcmp(link->last_error_code, code) != 0 ||
+		strcmp(link->last_error, clipped) != 0;
+	strlcpy(link->last_error_code, code, sizeof(link->last_error_code));
+	strlcpy(link->last_error, clipped, sizeof(link->last_error));
+	link->last_error_at = GetCurrentTimestamp();
+	slot->error_is_over[direction] = false;
+	LWLockRelease(&slot->lock);
+	return is_new;
+}
+
+void
+coze_link_error_over(CozeLinkSlot *slot, CozeLinkDirection direction)
+{
+	if (!lock_slot(slot))
+		return;
+	slot->error_is_over[direction] = true;
+	LWLockRelease(&slot->lock);
+}
+
+void
+coze_link_set_skew(CozeLinkSlot *slot, int64 skew)
+{
+	if (!lock_slot(slot))
+		return;
+	slot->has_skew = true;
+	slot->clock_skew = skew;
+	LWLockRelease(&slot->lock);
+}
+
+void
+coze_link_ask_retry(CozeLinkSlot *slot)
+{
+	if (!lock_slot(slot))
+		return;
+	slot->retry = true;
+	LWLockRelease(&slot->lock);
+}
+
+bool
+coze_link_take_retry(CozeLinkSlot *slot)
+{
+	bool		retry;
+
+	if (!slot->retry || !lock_slot(slot))
+		return false;
+	retry = slot->retry;
+	slot->retry = false;
+	LWLockRelease(&slot->lock);
+	return retry;
+}
+
+/* --- what a peer has applied --------------------------------------------------------- */
+
+/* The caller holds the slot's lock. */
+static CozeVector
+borrowed_applied(CozeLinkSlot *slot)
+{
+	CozeVector	v = {.n = slot->applied_n};
+
+	if (v.n > 0)
+		v.e = dsa_get_address(vector_area(), slot->applied);
+	return v;
+}
+
+bool
+coze_link_set_applied(CozeLinkSlot *slot, const CozeVector *applied)
+{
+	CozeVector	before;
+	bool		more;
+
+	vector_area();
+	if (!lock_slot(slot))
+		return false;
+	before = borrowed_applied(slot);
+	more = !slot->has_applied || !coze_vector_covers(&before, applied);
+	if (slot->applied_cap < applied->n)
+	{
+		int			cap = applied->n + 8;
+		dsa_pointer bigger = dsa_allocate_extended(area, cap * sizeof(CozeVectorEntry),
+												   DSA_ALLOC_NO_OOM);
+
+		if (!DsaPointerIsValid(bigger))
+		{
+			LWLockRelease(&slot->lock);
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg("out of shared memory for the vectors of peers")));
+		}
+		if (slot->applied_cap > 0)
+			dsa_free(area, slot->applied);
+		slot->applied = bigger;
+		slot->applied_cap = cap;
+	}
+	if (applied->n > 0)
+		memcpy(dsa_get_address(area, slot->applied), applied->e,
+			   applied->n * sizeof(CozeVectorEntry));
+	slot->applied_n = applied->n;
+	slot->has_applied = true;
+	LWLockRelease(&slot->lock);
+	return more;
+}
+
+static bool
+copy_applied(CozeLinkSlot *slot, CozeVector *applied)
+{
+	CozeVector	held = borrowed_applied(slot);
+
+	coze_vector_init(applied);
+	if (!slot->has_applied)
+		return false;
+	coze_vector_copy(applied, &held);
+	return true;
+}
+
+bool
+coze_link_get_applied(CozeOrigin peer, CozeVector *applied)
+{
+	CozeLinkSlot *slot;
+	bool		has = false;
+
+	vector_area();
+	coze_vector_init(applied);
+	LWLockAcquire(&directory->lock, LW_SHARED);
+	slot = find_slot(peer);
+	if (slot != NULL)
+	{
+		LWLockAcquire(&slot->lock, LW_SHARED);
+		has = copy_applied(slot, applied);
+		LWLockRelease(&slot->lock);
+	}
+	LWLockRelease(&directory->lock);
+	return has;
+}
+
+bool
+coze_link_get_status(CozeOrigin peer, CozePeerStatus *status)
+{
+	CozeLinkSlot *slot;
+
+	memset(status, 0, sizeof(*status));
+	vector_area();
+	LWLockAcquire(&directory->lock, LW_SHARED);
+	slot = find_slot(peer);
+	if (slot != NULL)
+	{
+		LWLockAcquire(&slot->lock, LW_SHARED);
+		status->peer = peer;
+		memcpy(status->link, slot->link, sizeof(status->link));
+		status->has_skew = slot->has_skew;
+		status->clock_skew = slot->clock_skew;
+		copy_applied(slot, &status->applied);
+		LWLockRelease(&slot->lock);
+	}
+	LWLockRelease(&directory->lock);
+	return slot != NULL;
+}
+
+int
+coze_link_pids(Oid database, int *pids, int max)
+{
+	int			n = 0;
+
+	LWLockAcquire(&directory->lock, LW_SHARED);
+	for (int i = 0; i < directory->nslots; i++)
+	{
+		CozeLinkSlot *slot = &directory->slots[i];
+
+		if (slot->database != database)
+			continue;
+		LWLockAcquire(&slot->lock, LW_SHARED);
+		for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
+		{
+			if (slot->link[d].pid != 0 && n++ < max)
+				pids[n - 1] = slot->link[d].pid;
+		}
+		LWLockRelease(&slot->lock);
+	}
+	LWLockRelease(&directory->lock);
+	return n;
+}
+
+/* --- closed for good ------------------------------------------------------------------ */
+
+static ClosedDatabase *
+closed_databases(void)
+{
+	return (ClosedDatabase *) ((char *) directory + directory->closed_offset);
+}
+
+/* The caller holds the directory's lock.  database may be InvalidOid: a free one. */
+static ClosedDatabase *
+find_closed(Oid database)
+{
+	ClosedDatabase *closed = closed_databases();
+
+	for (int i = 0; i < directory->nclosed; i++)
+	{
+		if (closed[i].database == database)
+			return &closed[i];
+	}
+	return NULL;
+}
+
+void
+coze_link_close_all(const char *reason)
+{
+	ClosedDatabase *closed;
+
+	LWLockAcquire(&directory->lock, LW_EXCLUSIVE);
+	closed = find_closed(MyDatabaseId);
+	if (closed == NULL)
+		closed = find_closed(InvalidOid);
+	if (closed != NULL)
+	{
+		closed->database = MyDatabaseId;
+		strlcpy(closed->reason, reason, sizeof(closed->reason));
+	}
+	LWLockRelease(&directory->lock);
+}
+
+char *
+coze_link_closed_reason(void)
+{
+	char		reason[COZE_LINK_ERROR_MAX] = "";
+	ClosedDatabase *closed;
+
+	LWLockAcquire(&directory->lock, LW_SHARED);
+	closed = find_closed(MyDatabaseId);
+	if (closed != NULL)
+		strlcpy(reason, closed->reason, sizeof(reason));
+	LWLockRelease(&directory->lock);
+	return reason[0] != '\0' ? pstrdup(reason) : NULL;
+}
+
+static void
+reopen(Oid database)
+{
+	ClosedDatabase *closed;
+
+	LWLockAcquire(&directory->lock, LW_EXCLUSIVE);
+	closed = find_closed(database);
+	if (closed != NULL)
+		closed->database = InvalidOid;
+	LWLockRelease(&directory->lock);
+}
+
+void
+coze_link_reopen(void)
+{
+	reopen(MyDatabaseId);
+}
+
+void
+coze_link_forget_database(Oid database)
+{
+	keep_slots(database, NULL, 0);
+	reopen(database);
+}

@@ -1,0 +1,122 @@
+/*-------------------------------------------------------------------------
+ *
+ * link_state.h
+ *		What the processes of a database know of its peers and links.
+ *
+ * One slot per peer: how its two links stand (ours to it, its to us), whoever
+ * works them; what it has applied; how its clock differs from ours.  All of it
+ * is lost at a server start and told again with the next greeting.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_LINK_STATE_H
+#define COZE_LINK_STATE_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+#include "base/vector.h"
+
+typedef enum CozeLinkState
+{
+	COZE_LINK_IDLE,				/* no connection wanted from here -> CONNECTING */
+	COZE_LINK_CONNECTING,		/* libpq handshake -> GREETING | BACKOFF */
+	COZE_LINK_GREETING,			/* protocol, identity, positions -> STREAMING | BACKOFF */
+	COZE_LINK_STREAMING,		/* batches flow -> BACKOFF | IDLE */
+	COZE_LINK_BACKOFF,			/* waiting out an error -> CONNECTING */
+} CozeLinkState;
+
+#define COZE_LINK_STATES (COZE_LINK_BACKOFF + 1)
+
+typedef enum CozeLinkDirection
+{
+	COZE_LINK_OUT,				/* from this node to the peer */
+	COZE_LINK_IN,				/* from the peer to this node */
+} CozeLinkDirection;
+
+#define COZE_LINK_DIRECTIONS (COZE_LINK_IN + 1)
+
+/* The longest error text that is kept, with its end. */
+#define COZE_LINK_ERROR_MAX 512
+
+typedef struct CozeLinkStatus
+{
+	CozeLinkState state;
+	bool		behind;			/* streaming, with more to come than one batch */
+	int			pid;			/* linker here, or the backend that the peer's uses; 0: none */
+	CozeHlc		sent_hlc;		/* of the last entry that went over it */
+	uint64		transactions;	/* that went over it since the server started */
+	uint64		bytes;
+	TimestampTz last_error_at;	/* 0: none yet */
+	char		last_error_code[6]; /* SQLSTATE */
+	char		last_error[COZE_LINK_ERROR_MAX];
+} CozeLinkStatus;
+
+typedef struct CozePeerStatus
+{
+	CozeOrigin	peer;
+	CozeLinkStatus link[COZE_LINK_DIRECTIONS];
+	bool		has_skew;
+	int64		clock_skew;		/* us that its clock is ahead of ours */
+	CozeVector	applied;		/* there, flushed, as it said itself */
+} CozePeerStatus;
+
+typedef struct CozeLinkSlot CozeLinkSlot;
+
+extern Size coze_link_state_shmem_size(void);
+extern void coze_link_state_shmem_init(void);
+
+/*
+ * The slot of a peer of this database, made if need be.  Stays valid for as
+ * long as the process lives; writing to a slot that has been given to another
+ * peer since does nothing.
+ */
+extern CozeLinkSlot *coze_link_slot(CozeOrigin peer);
+
+extern void coze_link_forget_database(Oid database);
+
+/* Forget all peers of this database but these. */
+extern void coze_link_keep(const CozeOrigin *peers, int n);
+
+/* pid 0: this process does not work the link any more */
+extern void coze_link_set_state(CozeLinkSlot *slot, CozeLinkDirection direction,
+								CozeLinkState state, bool behind);
+extern void coze_link_release(CozeLinkSlot *slot, CozeLinkDirection direction);
+extern void coze_link_count(CozeLinkSlot *slot, CozeLinkDirection direction,
+							CozeHlc sent_hlc, uint64 transactions, uint64 bytes);
+
+/* Returns true if it is not the error that the link had last, so that it is worth logging. */
+extern bool coze_link_set_error(CozeLinkSlot *slot, CozeLinkDirection direction,
+								const char *code, const char *message);
+
+/* Streaming again: the next error is worth logging whatever it is. */
+extern void coze_link_error_over(CozeLinkSlot *slot, CozeLinkDirection direction);
+
+extern void coze_link_set_skew(CozeLinkSlot *slot, int64 skew);
+
+/* What the peer has applied and flushed.  Returns true if that is more than was known. */
+extern bool coze_link_set_applied(CozeLinkSlot *slot, const CozeVector *applied);
+/* False, and nothing, if the peer has not told since this server started. */
+extern bool coze_link_get_applied(CozeOrigin peer, CozeVector *applied);
+
+/* All of a peer; false if there is nothing.  applied is palloc'd. */
+extern bool coze_link_get_status(CozeOrigin peer, CozePeerStatus *status);
+
+/* The peer has been heard of: whoever waits to connect to it tries at once. */
+extern void coze_link_ask_retry(CozeLinkSlot *slot);
+extern bool coze_link_take_retry(CozeLinkSlot *slot);
+
+/* pids of all that work links of a database; at most max; returns how many there are. */
+extern int	coze_link_pids(Oid database, int *pids, int max);
+
+/*
+ * This database is not, or not any more, what its peers know under its name: no
+ * link may open until it is confirmed or the server has started anew.
+ */
+extern void coze_link_close_all(const char *reason);
+/* palloc'd reason, or NULL */
+extern char *coze_link_closed_reason(void);
+extern void coze_link_reopen(void);
+
+#endif							/* COZE_LINK_STATE_H */

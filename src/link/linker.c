@@ -1,0 +1,482 @@
+/*-------------------------------------------------------------------------
+ *
+ * linker.c
+ *		The process that works all links of a database.
+ *
+ * Keeps one CozeLink for each link that this end works: those we push over, and
+ * those we pull over.  Sleeps on one wait set with the sockets of all; woken by
+ * commits that left an entry, by group changes, by peers that greet us.  Starts
+ * the applier of the database and starts it again when it dies.
+ *
+ * After a start nothing of ours is sent until every peer has been tried once: one
+ * of them may hold what this database has lost (see session.c).
+ *
+ * The process ends when the database is no member (any more), and with an error
+ * when it has become another node; the launcher starts the next.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "libpq-fe.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "link/launcher.h"
+#include "link/link.h"
+#include "link/linker.h"
+#include "link/session.h"
+#include "log/state.h"
+
+/* The applier is started again after so many us, doubled each time. */
+#define APPLIER_RESTART_MIN INT64CONST(100000)
+#define APPLIER_RESTART_MAX INT64CONST(30000000)
+
+/* Peers that cannot be reached hold others up for so long (us) after a start. */
+#define SETTLE_TIMEOUT INT64CONST(3000000)
+
+/* Sleep no longer than this (us), so that nothing is overlooked for good. */
+#define LONGEST_SLEEP INT64CONST(10000000)
+
+static MemoryContext linker_context;
+static List *links;				/* CozeLink * */
+
+/* What the links were made from. */
+static uint64 generation;
+static MemoryContext topology_context;
+static CozeTopology *topology;
+static CozeOrigin own_origin;
+static bool closed;				/* links are closed until the identity is confirmed */
+
+static bool wait_set_is_stale = true;
+
+static BackgroundWorkerHandle *applier;
+static TimestampTz applier_start_at;
+static int64 applier_delay = APPLIER_RESTART_MIN;
+
+/* --- the applier ----------------------------------------------------------------------- */
+
+static void
+stop_applier(int code, Datum arg)
+{
+	if (applier != NULL)
+		TerminateBackgroundWorker(applier);
+}
+
+static void
+start_applier(TimestampTz now)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = BGW_NEVER_RESTART,
+		.bgw_library_name = "cozesync",
+		.bgw_function_name = "coze_applier_main",
+		.bgw_type = "cozesync applier",
+		.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId),
+		.bgw_notify_pid = MyProcPid,
+	};
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	snprintf(worker.bgw_name, BGW_MAXLEN, "cozesync applier for database %u", MyDatabaseId);
+	if (!RegisterDynamicBackgroundWorker(&worker, &applier))
+	{
+		applier = NULL;
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no background worker slot is free for the cozesync applier"),
+				 errhint("Increase max_worker_processes: cozesync needs one, and two for each database.")));
+	}
+	MemoryContextSwitchTo(old);
+	applier_start_at = now;
+}
+
+/* Returns when to look again. */
+static TimestampTz
+tend_applier(TimestampTz now)
+{
+	pid_t		pid;
+
+	if (applier != NULL && GetBackgroundWorkerPid(applier, &pid) == BGWH_STOPPED)
+	{
+		pfree(applier);
+		applier = NULL;
+		if (now - applier_start_at > APPLIER_RESTART_MAX)
+			applier_delay = APPLIER_RESTART_MIN;
+		applier_start_at = now + applier_delay;
+		applier_delay = Min(applier_delay * 2, APPLIER_RESTART_MAX);
+	}
+	if (applier == NULL && now >= applier_start_at)
+	{
+		start_applier(now);
+		if (applier == NULL)
+			applier_start_at = now + APPLIER_RESTART_MAX;
+	}
+	return applier == NULL ? applier_start_at : now + LONGEST_SLEEP;
+}
+
+/* --- who we are ---------------------------------------------------------------------------- */
+
+/* Exits unless this database is a member. */
+static void
+check_member(void)
+{
+	CozeIdentity identity;
+
+	StartTransactionCommand();
+	if (!coze_identity_read(&identity) || identity.left)
+	{
+		CommitTransactionCommand();
+		coze_launcher_is_no_member();
+		proc_exit(0);
+	}
+	coze_attach();
+	if (own_origin != 0 && own_origin != identity.origin)
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has become another node; its linker starts anew")));
+	own_origin = identity.origin;
+	CommitTransactionCommand();
+}
+
+/* --- which links there are -------------------------------------------------------------------- */
+
+static CozeLink *
+find_link(const CozeMember *peer, CozeLinkDirection direction, const char *local_name)
+{
+	ListCell   *lc;
+
+	foreach(lc, links)
+	{
+		CozeLink   *link = lfirst(lc);
+
+		if (coze_link_is(link, peer, direction, local_name))
+			return link;
+	}
+	return NULL;
+}
+
+/* Do we work this link? */
+static bool
+is_ours(const CozeMember *peer, CozeLinkDirection direction)
+{
+	if (peer->is_local || peer->dropped || closed ||
+		coze_topology_is_paused(topology, peer->origin))
+		return false;
+	if (direction == COZE_LINK_OUT)
+		return coze_topology_mode(topology, own_origin, peer->origin) == COZE_MODE_PUSH;
+	return coze_topology_mode(topology, peer->origin, own_origin) == COZE_MODE_PULL;
+}
+
+/* Make the links that should be, keep those that are right, free the rest. */
+static void
+match_links(void)
+{
+	const CozeMember *local = coze_topology_local(topology);
+	List	   *right = NIL;
+	ListCell   *lc;
+
+	for (int i = 0; local != NULL && i < topology->nmembers; i++)
+	{
+		const CozeMember *peer = &topology->members[i];
+
+		for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
+		{
+			CozeLink   *link;
+
+			if (!is_ours(peer, d))
+				continue;
+			link = find_link(peer, d, local->node_name);
+			if (link == NULL)
+				link = coze_link_make(peer, d, local->node_name);
+			coze_link_set_topology(link, topology);
+			right = lappend(right, link);
+		}
+	}
+	foreach(lc, links)
+	{
+		if (!list_member_ptr(right, lfirst(lc)))
+			coze_link_free(lfirst(lc));
+	}
+	list_free(links);
+	links = right;
+	wait_set_is_stale = true;	/* a new link may lie where a freed one did */
+}
+
+static void
+forget_former_peers(void)
+{
+	CozeOrigin *peers = palloc(topology->nmembers * sizeof(CozeOrigin) + 1);
+	int			n = 0;
+
+	for (int i = 0; i < topology->nmembers; i++)
+	{
+		if (!topology->members[i].dropped && !topology->members[i].is_local)
+			peers[n++] = topology->members[i].origin;
+	}
+	coze_link_keep(peers, n);
+	pfree(peers);
+}
+
+/* May there be links at all?  Says so once if not. */
+static bool
+identity_is_right(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool right = true;
+
+	PG_TRY();
+	{
+		coze_check_identity();
+	}
+	PG_CATCH();
+	{
+		right = false;
+		MemoryContextSwitchTo(context);
+		if (closed)
+			FlushErrorState();
+		else
+		{
+			ErrorData  *error = CopyErrorData();
+
+			FlushErrorState();
+			error->elevel = LOG;
+			ThrowErrorData(error);
+		}
+	}
+	PG_END_TRY();
+	return right;
+}
+
+/* Members, links or our identity may have changed. */
+static void
+read_topology(void)
+{
+	MemoryContext fresh = AllocSetContextCreate(linker_context, "cozesync topology",
+												ALLOCSET_DEFAULT_SIZES);
+	MemoryContext former = topology_context;
+
+	generation = coze_group_generation();
+	check_member();
+	StartTransactionCommand();
+	closed = !identity_is_right();
+	if (closed)
+		AbortCurrentTransaction();
+	else
+		CommitTransactionCommand();
+	StartTransactionCommand();
+	MemoryContextSwitchTo(fresh);
+	topology = coze_topology_read();
+	CommitTransactionCommand();
+	topology_context = fresh;
+	MemoryContextSwitchTo(linker_context);
+	match_links();
+	forget_former_peers();
+	if (former != NULL)
+		MemoryContextDelete(former);
+}
+
+/* --- sleeping ----------------------------------------------------------------------------------------- */
+
+/* What the wait set was made for. */
+typedef struct Watch
+{
+	CozeLink   *link;
+	pgsocket	socket;
+	uint32		events;
+} Watch;
+
+static WaitEventSet *wait_set;
+static Watch *watches;
+static int	nwatches;
+
+/* Is the wait set right for the links as they are?  Events alone are corrected. */
+static bool
+wait_set_fits(void)
+{
+	int			n = 0;
+	ListCell   *lc;
+
+	if (wait_set_is_stale)
+		return false;
+	foreach(lc, links)
+	{
+		CozeLink   *link = lfirst(lc);
+		pgsocket	sock = coze_link_socket(link);
+		uint32		events;
+
+		if (sock == PGINVALID_SOCKET)
+			continue;
+
+		/* libpq may have closed a socket and opened another under its number */
+		if (coze_link_is_connecting(link) || n >= nwatches || watches[n].link != link ||
+			watches[n].socket != sock)
+			return false;
+		events = coze_link_events(link);
+		if (events != watches[n].events)
+			ModifyWaitEvent(wait_set, n + 2, events, NULL);
+		watches[n++].events = events;
+	}
+	return n == nwatches;
+}
+
+static void
+make_wait_set(void)
+{
+	ListCell   *lc;
+
+	if (wait_set != NULL)
+		FreeWaitEventSet(wait_set);
+	wait_set = coze_create_wait_event_set(list_length(links) + 2);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	if (watches != NULL)
+		pfree(watches);
+	watches = palloc((list_length(links) + 1) * sizeof(Watch));
+	nwatches = 0;
+	wait_set_is_stale = false;
+	foreach(lc, links)
+	{
+		Watch	   *watch = &watches[nwatches];
+
+		watch->link = lfirst(lc);
+		watch->socket = coze_link_socket(watch->link);
+		if (watch->socket == PGINVALID_SOCKET)
+			continue;
+		watch->events = coze_link_events(watch->link);
+		AddWaitEventToSet(wait_set, watch->events, watch->socket, NULL, NULL);
+		nwatches++;
+	}
+}
+
+static void
+sleep_until(TimestampTz due)
+{
+	int64		us = due - GetCurrentTimestamp();
+	WaitEvent	event;
+
+	us = Max(0, Min(us, LONGEST_SLEEP));
+	if (!wait_set_fits())
+		make_wait_set();
+	(void) WaitEventSetWait(wait_set, (us + 999) / 1000, &event, 1, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
+/* --- the loop --------------------------------------------------------------------------------------------- */
+
+/* Has every peer been tried since the start? */
+static bool
+has_settled(TimestampTz started_at)
+{
+	ListCell   *lc;
+
+	if (GetCurrentTimestamp() - started_at > SETTLE_TIMEOUT)
+		return true;
+	foreach(lc, links)
+	{
+		if (!coze_link_was_tried(lfirst(lc)))
+			return false;
+	}
+	return true;
+}
+
+/* Peers that greeted us can be reached, most likely. */
+static void
+retry_links(void)
+{
+	ListCell   *lc;
+
+	for (int i = 0; i < topology->nmembers; i++)
+	{
+		const CozeMember *peer = &topology->members[i];
+
+		if (peer->is_local || peer->dropped ||
+			!coze_link_take_retry(coze_link_slot(peer->origin)))
+			continue;
+		foreach(lc, links)
+		{
+			if (coze_link_peer(lfirst(lc)) == peer->origin)
+				coze_link_retry(lfirst(lc));
+		}
+	}
+}
+
+/* Returns when to run again. */
+static TimestampTz
+run_links(bool may_send)
+{
+	TimestampTz due = GetCurrentTimestamp() + LONGEST_SLEEP;
+	ListCell   *lc;
+
+	retry_links();
+	foreach(lc, links)
+	{
+		coze_link_run(lfirst(lc), may_send);
+		due = Min(due, coze_link_due(lfirst(lc)));
+	}
+	return due;
+}
+
+static void
+start_up(Oid database)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	coze_launcher_enter();
+	if (coze_launcher_is_held(database))
+		proc_exit(0);
+	SetConfigOption("search_path", "", PGC_SUSET, PGC_S_OVERRIDE);
+	linker_context = AllocSetContextCreate(TopMemoryContext, "cozesync linker",
+										   ALLOCSET_DEFAULT_SIZES);
+	check_member();
+	MemoryContextSwitchTo(linker_context);
+	coze_worker_register(COZE_WORKER_LINKER);
+	before_shmem_exit(stop_applier, (Datum) 0);
+	coze_launcher_is_member();
+	read_topology();
+}
+
+void
+coze_linker_main(Datum main_arg)
+{
+	TimestampTz started_at = GetCurrentTimestamp();
+	bool		settled = false;
+
+	start_up(DatumGetObjectId(main_arg));
+	for (;;)
+	{
+		TimestampTz due;
+		char	   *reason;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		reason = coze_link_closed_reason();
+		if (generation != coze_group_generation() || (reason != NULL && !closed))
+			read_topology();
+		if (reason != NULL)
+			pfree(reason);
+		if (!settled)
+			settled = has_settled(started_at);
+		due = run_links(settled);
+		if (!settled && has_settled(started_at))
+			continue;
+		sleep_until(Min(due, tend_applier(GetCurrentTimestamp())));
+	}
+}

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * linker.h
+ *		The process that works all links of a database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_LINKER_H
+#define COZE_LINKER_H
+
+#include "postgres.h"
+
+/* Background worker; main_arg is the database's oid. */
+extern PGDLLEXPORT void coze_linker_main(Datum main_arg);
+
+#endif							/* COZE_LINKER_H */

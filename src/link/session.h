@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.h
+ *		How a link begins: greetings, identities, positions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_SESSION_H
+#define COZE_SESSION_H
+
+#include "postgres.h"
+
+#include "base/wire.h"
+#include "link/link_state.h"
+#include "link/topology.h"
+
+/*
+ * Our greeting; what it says is flushed.  Needs a transaction in a member
+ * database.
+ */
+extern void coze_hello_make(CozeBuf *buf);
+
+/*
+ * Take a peer's greeting: decode it and check it against all that we know.
+ * expected: whom we meant to reach, 0 if it reached us.  ERROR if anything does not
+ * fit.  Positions that show that this database lost entries of its own close all
+ * links.  Needs a transaction; *hello is palloc'd.
+ */
+extern void coze_hello_check(const char *data, Size size, CozeOrigin expected,
+							 CozeHello *hello);
+
+/*
+ * ERROR unless this database may have links at all: it is what
+ * cozesync.local_node says, and none of its peers has shown that it is not.
+ */
+extern void coze_check_identity(void);
+
+/* ERROR unless the peer is a live member whose links are not paused here. */
+extern void coze_check_peer(const CozeTopology *topology, CozeOrigin peer, const char *name);
+
+/* Which entry of an origin this node holds last, with its checksum if known. */
+extern CozePosition coze_position_of(CozeOrigin origin, CozeHlc held, const CozePositions *base);
+
+#endif							/* COZE_SESSION_H */

@@ -1,0 +1,613 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.c
+ *		What is sent to one peer, over a link that either end works.
+ *
+ * Entries leave in version order over all origins that the peer lacks: our own
+ * below the horizon, those of others as far as they are held here.  An entry
+ * too large for a batch goes on in the next.  Descriptors go before the first
+ * bytes that name them, once a session.
+ *
+ * Invariants: an entry is sent behind prev, the entry of its origin that we hold
+ * before it, and that is what the peer has last; a position that the peer got
+ * from somebody else is believed only when our log, or our prune base, has an entry
+ * there.  Everything in a batch is flushed before the batch is handed out.
+ *
+ * Order of reading: horizon, then what is held, then the snapshot.  A segment of
+ * the log may be truncated under the snapshot, so after reading the prune base
+ * must not have passed what was asked for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "debug.h"
+#include "link/source.h"
+#include "log/log.h"
+#include "log/state.h"
+
+/*
+ * How long an entry waits for its direct road (us), and how old the peer's word
+ * on what it has may be when it goes by ours instead.
+ */
+#define FORWARD_DELAY INT64CONST(2000000)
+#define FORWARD_WORD INT64CONST(1000000)
+
+/* Look again so soon (us) at what lay above the horizon. */
+#define HORIZON_DELAY INT64CONST(10000)
+
+/* An entry of which some chunks are still to be sent. */
+typedef struct OpenEntry
+{
+	CozeVersion version;		/* hlc 0: none */
+	int64		chunks;
+	uint64		next_seq;
+	uint32		chunks_left;
+	CozeChangeReader reader;
+} OpenEntry;
+
+struct CozeSource
+{
+	MemoryContext context;
+	CozeOrigin	peer;
+	CozePositions greeted;		/* the peer's greeting: positions with checksums */
+	CozeVector	after;			/* entries go behind this: sent, or had from others */
+	CozeVector	sent;			/* entries that were sent in full since the begin */
+	CozeVector	verified;		/* positions that this node is known to hold */
+	CozeVector	upto;			/* while filling */
+	int			ndirect;
+	CozeOrigin *direct;			/* origins with a link of their own to the peer */
+	HTAB	   *described;		/* hashes of descriptors that were sent */
+	OpenEntry	open;
+	bool		fresh;			/* after is what the peer said, nothing was sent since */
+	bool		ask;			/* the prune base has passed after */
+	TimestampTz word_at;		/* when the peer last said what it has */
+	CozeHlc		horizon;		/* when reading found nothing, and */
+	TimestampTz look_again;		/* not before, unless the horizon has moved */
+	uint64		batch_entries;
+	CozeHlc		batch_hlc;
+	bool		behind;
+};
+
+/* --- making, beginning ------------------------------------------------------------ */
+
+CozeSource *
+coze_source_make(const CozeHello *hello, MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "cozesync source", ALLOCSET_DEFAULT_SIZES);
+	CozeSource *source = MemoryContextAllocZero(context, sizeof(CozeSource));
+	Size		size = hello->held.n * sizeof(CozePosition);
+
+	source->context = context;
+	source->peer = hello->origin;
+	source->greeted.n = hello->held.n;
+	source->greeted.p = MemoryContextAlloc(context, size + 1);
+	memcpy(source->greeted.p, hello->held.p, size);
+	source->ask = true;
+	return source;
+}
+
+void
+coze_source_free(CozeSource *source)
+{
+	if (source != NULL)
+		MemoryContextDelete(source->context);
+}
+
+void
+coze_source_set_topology(CozeSource *source, const CozeTopology *topology)
+{
+	MemoryContext old = MemoryContextSwitchTo(source->context);
+
+	if (source->direct != NULL)
+		pfree(source->direct);
+	source->direct = palloc(topology->nmembers * sizeof(CozeOrigin) + 1);
+	source->ndirect = 0;
+	for (int i = 0; i < topology->nmembers; i++)
+	{
+		CozeOrigin	origin = topology->members[i].origin;
+
+		if (!topology->members[i].is_local &&
+			coze_topology_mode(topology, origin, source->peer) != COZE_MODE_OFF)
+			source->direct[source->ndirect++] = origin;
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static void
+forget_descriptors(CozeSource *source)
+{
+	HASHCTL		ctl = {
+		.keysize = sizeof(uint64),
+		.entrysize = sizeof(uint64),
+		.hcxt = source->context,
+	};
+
+	if (source->described != NULL)
+		hash_destroy(source->described);
+	source->described = hash_create("cozesync sent descriptors", 64, &ctl,
+									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static void
+close_entry(CozeSource *source)
+{
+	coze_wire_reader_free(&source->open.reader);
+	memset(&source->open, 0, sizeof(source->open));
+}
+
+void
+coze_source_begin(CozeSource *source, const CozeAck *ack)
+{
+	MemoryContext old = MemoryContextSwitchTo(source->context);
+
+	close_entry(source);
+	forget_descriptors(source);
+	coze_vector_copy(&source->after, &ack->queued);
+	source->sent.n = 0;
+	source->fresh = true;
+	source->ask = false;
+	source->look_again = 0;
+	source->word_at = GetCurrentTimestamp();
+	MemoryContextSwitchTo(old);
+}
+
+/* An entry that is sent in part goes on, even if another road was faster. */
+void
+coze_source_acknowledge(CozeSource *source, const CozeAck *ack)
+{
+	MemoryContext old = MemoryContextSwitchTo(source->context);
+	CozeOrigin	open = source->open.version.origin;
+	CozeHlc		keep = coze_vector_get(&source->after, open);
+
+	coze_vector_merge(&source->after, &ack->queued);
+	if (open != 0)
+		coze_vector_set(&source->after, open, keep);
+	source->word_at = GetCurrentTimestamp();
+	MemoryContextSwitchTo(old);
+}
+
+const CozeVector *
+coze_source_sent(const CozeSource *source)
+{
+	return &source->sent;
+}
+
+bool
+coze_source_in_entry(const CozeSource *source)
+{
+	return source->open.version.hlc != 0;
+}
+
+uint64
+coze_source_batch_entries(const CozeSource *source)
+{
+	return source->batch_entries;
+}
+
+CozeHlc
+coze_source_batch_hlc(const CozeSource *source)
+{
+	return source->batch_hlc;
+}
+
+bool
+coze_source_is_behind(const CozeSource *source)
+{
+	return source->behind;
+}
+
+/* --- what may be sent now ------------------------------------------------------------ */
+
+static bool
+has_direct_road(const CozeSource *source, CozeOrigin origin)
+{
+	for (int i = 0; i < source->ndirect; i++)
+	{
+		if (source->direct[i] == origin)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What others wrote, as far as it is held here, but not yet what is so new that
+ * its author's own link may still bring it.
+ */
+static void
+limit_to_forward(CozeSource *source, CozeVector *upto, TimestampTz now)
+{
+	coze_held(upto);
+	coze_vector_remove(upto, source->peer);
+	for (int i = 0; i < upto->n; i++)
+	{
+		if (has_direct_road(source, upto->e[i].origin))
+			upto->e[i].hlc = Min(upto->e[i].hlc, now - FORWARD_DELAY);
+	}
+}
+
+/* Does upto name anything behind after, by an origin with a direct road or by another? */
+static bool
+lacks(const CozeSource *source, const CozeVector *upto, bool direct)
+{
+	for (int i = 0; i < upto->n; i++)
+	{
+		if (upto->e[i].hlc > coze_vector_get(&source->after, upto->e[i].origin) &&
+			has_direct_road(source, upto->e[i].origin) == direct)
+			return true;
+	}
+	return false;
+}
+
+/* Has something been committed here that was not sent, be it above the horizon? */
+static bool
+owes_own(const CozeSource *source)
+{
+	return coze_own_committed_max() > coze_vector_get(&source->after, coze_own_origin());
+}
+
+CozeSourceLook
+coze_source_look(CozeSource *source, TimestampTz now)
+{
+	CozeVector	upto = {0};
+	CozeSourceLook look = COZE_SOURCE_NOTHING;
+
+	if (source->ask)
+		return COZE_SOURCE_ASK;
+	if (coze_source_in_entry(source))
+		return COZE_SOURCE_DATA;
+	if (owes_own(source) &&
+		(now >= source->look_again || coze_clock_horizon(NULL) != source->horizon))
+		return COZE_SOURCE_DATA;
+	limit_to_forward(source, &upto, now);
+	if (lacks(source, &upto, false))
+		look = COZE_SOURCE_DATA;
+	else if (lacks(source, &upto, true))
+		look = now - source->word_at < FORWARD_WORD ? COZE_SOURCE_DATA : COZE_SOURCE_ASK;
+	coze_vector_free(&upto);
+	return look;
+}
+
+bool
+coze_source_must_begin(const CozeSource *source)
+{
+	return source->ask;
+}
+
+int64
+coze_source_wait(CozeSource *source)
+{
+	CozeVector	held = {0};
+	int64		wait = -1;
+
+	coze_held(&held);
+	coze_vector_remove(&held, source->peer);
+	if (owes_own(source))
+		wait = HORIZON_DELAY;
+	else if (lacks(source, &held, true))
+		wait = FORWARD_WORD;
+	coze_vector_free(&held);
+	return wait;
+}
+
+/* --- positions ------------------------------------------------------------------------- */
+
+static uint32
+greeted_crc(const CozeSource *source, CozeOrigin origin, CozeHlc hlc)
+{
+	for (int i = 0; i < source->greeted.n; i++)
+	{
+		const CozePosition *position = &source->greeted.p[i];
+
+		if (position->origin == origin && position->hlc == hlc)
+			return position->crc;
+	}
+	return 0;
+}
+
+/* Is hlc the position of an entry that we hold, and that the peer greeted us with? */
+static bool
+holds(const CozeSource *source, CozeOrigin origin, CozeHlc hlc, Snapshot snapshot)
+{
+	uint32		greeted = greeted_crc(source, origin, hlc);
+	CozeHlc		last;
+	char	   *head;
+	Size		size;
+	uint32		crc;
+
+	if (hlc == coze_base_of(origin))
+		return true;
+	if (hlc == 0 || !coze_log_last(origin, hlc, snapshot, &last, &head, &size) || last != hlc)
+		return false;
+	crc = coze_wire_head_crc(head, size);
+	pfree(head);
+	return greeted == 0 || greeted == crc;
+}
+
+/*
+ * The peer has after[origin] last: is that an entry of ours?  False: the base has
+ * passed it, and what the peer has must be asked for.
+ */
+static bool
+verify_position(CozeSource *source, CozeOrigin origin, Snapshot snapshot)
+{
+	CozeHlc		after = coze_vector_get(&source->after, origin);
+	MemoryContext old;
+
+	if (!COZE_RULE("position-check"))
+		return true;
+	if (coze_vector_get(&source->verified, origin) == after && after != 0)
+		return true;
+	if (!holds(source, origin, after, snapshot))
+	{
+		if (after < coze_base_of(origin))
+			return false;
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("the peer holds a transaction of origin %llu that this node does not hold",
+						(unsigned long long) origin),
+				 errdetail("At %s.", timestamptz_to_str(after)),
+				 errhint("One of the databases was restored to an older state; drop and join it anew.")));
+	}
+	old = MemoryContextSwitchTo(source->context);
+	coze_vector_set(&source->verified, origin, after);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/*
+ * Before reading: is all that the peer lacks still kept?  False: as far as we know
+ * it is not, and the peer must be asked.
+ */
+static bool
+check_kept(const CozeSource *source)
+{
+	for (int i = 0; i < source->upto.n; i++)
+	{
+		CozeOrigin	origin = source->upto.e[i].origin;
+		CozeHlc		after = coze_vector_get(&source->after, origin);
+
+		if (coze_base_of(origin) <= after)
+			continue;
+		if (!source->fresh)
+			return false;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the peer lacks transactions that this node no longer keeps"),
+				 errdetail("Origin %llu: it has them up to %s, they are kept from %s on.",
+						   (unsigned long long) origin,
+						   after == 0 ? "none" : pstrdup(timestamptz_to_str(after)),
+						   timestamptz_to_str(coze_base_of(origin))),
+				 errhint("Drop the peer with cozesync.drop_node() and join it anew.")));
+	}
+	return true;
+}
+
+/* --- frames ------------------------------------------------------------------------------ */
+
+static void
+put_frame(CozeBuf *batch, CozeFrameKind kind, CozeHlc prev, const char *data, Size size)
+{
+	CozeFrame	frame = {.kind = kind, .prev = prev, .data = data, .size = size};
+
+	coze_wire_put_frame(batch, &frame);
+}
+
+static void
+describe(CozeSource *source, CozeBuf *batch, uint64 hash)
+{
+	bool		found;
+	char	   *data;
+	Size		size;
+
+	hash_search(source->described, &hash, HASH_ENTER, &found);
+	if (found)
+		return;
+	data = coze_log_get_descriptor(hash, &size);
+	if (data == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("descriptor %016llx, which the change log names, is missing",
+						(unsigned long long) hash)));
+	put_frame(batch, COZE_FRAME_RELATION, 0, data, size);
+	pfree(data);
+}
+
+/* Send the descriptors that the changes read so far name. */
+static void
+describe_changes(CozeSource *source, CozeBuf *batch, CozeChangeReader *reader)
+{
+	CozeChange	change;
+	int			result;
+
+	while ((result = coze_wire_reader_next(reader, &change)) > 0)
+	{
+		if ((change.flags & COZE_CHANGE_SAME_RELATION) == 0)
+			describe(source, batch, change.relation);
+	}
+	if (result < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the change log is damaged: %s", reader->error)));
+}
+
+/* The entry's last frame is in the batch. */
+static void
+entry_sent(CozeSource *source, CozeVersion version)
+{
+	MemoryContext old = MemoryContextSwitchTo(source->context);
+
+	coze_vector_set(&source->after, version.origin, version.hlc);
+	coze_vector_set(&source->sent, version.origin, version.hlc);
+	coze_vector_set(&source->verified, version.origin, version.hlc);
+	MemoryContextSwitchTo(old);
+	source->batch_entries++;
+	source->batch_hlc = Max(source->batch_hlc, version.hlc);
+}
+
+static void
+put_entry(CozeSource *source, CozeBuf *batch, const CozeLogEntry *entry)
+{
+	CozeHlc		prev = coze_vector_get(&source->after, entry->version.origin);
+	CozeEntryHead head;
+	const char *error = coze_wire_get_head(entry->head, entry->size, &head);
+
+	if (error != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the change log is damaged: %s", error)));
+	coze_vector_free(&head.seen);
+	if (head.nchunks == 0)
+	{
+		CozeChangeReader reader;
+
+		coze_wire_reader_init(&reader);
+		coze_wire_reader_feed(&reader, head.inline_body, head.inline_size);
+		describe_changes(source, batch, &reader);
+		coze_wire_reader_free(&reader);
+	}
+	put_frame(batch, COZE_FRAME_ENTRY, prev, entry->head, entry->size);
+	if (head.nchunks == 0)
+	{
+		entry_sent(source, entry->version);
+		return;
+	}
+	source->open.version = entry->version;
+	source->open.chunks = entry->chunks;
+	source->open.chunks_left = head.nchunks;
+	coze_wire_reader_init(&source->open.reader);
+}
+
+/* Go on with the open entry until the batch is full or the entry sent. */
+static void
+put_chunks(CozeSource *source, CozeBuf *batch, Size limit, Snapshot snapshot)
+{
+	OpenEntry  *open = &source->open;
+
+	while (open->chunks_left > 0 && batch->size < limit)
+	{
+		CozeChunk	chunk;
+		uint64		seq;
+		char	   *data;
+		Size		size;
+		const char *error;
+		MemoryContext old;
+
+		if (!coze_log_read_chunk(open->chunks, open->next_seq, snapshot, &seq, &data, &size))
+			error = "a chunk is missing";
+		else
+			error = coze_wire_get_chunk(data, size, &chunk);
+		if (error != NULL)
+		{
+			source->ask = true; /* truncated under us? then it is not needed any more */
+			if (coze_base_of(open->version.origin) >= open->version.hlc)
+				return;
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the change log is damaged: %s", error)));
+		}
+		old = MemoryContextSwitchTo(source->context);
+		coze_wire_reader_feed(&open->reader, chunk.body, chunk.size);
+		describe_changes(source, batch, &open->reader);
+		MemoryContextSwitchTo(old);
+		put_frame(batch, COZE_FRAME_CHUNK, 0, data, size);
+		pfree(data);
+		open->next_seq = seq + 1;
+		open->chunks_left--;
+	}
+	if (open->chunks_left == 0)
+	{
+		entry_sent(source, open->version);
+		close_entry(source);
+	}
+}
+
+/* --- a batch -------------------------------------------------------------------------------- */
+
+/* Entries behind after, until the batch is full; false: begin anew. */
+static bool
+put_entries(CozeSource *source, CozeBuf *batch, Size limit, Snapshot snapshot)
+{
+	CozeLogReader *reader = coze_log_open(&source->after, &source->upto, snapshot);
+	CozeLogEntry entry;
+	bool		fits = true;
+
+	while (batch->size < limit && fits && coze_log_next(reader, &entry))
+	{
+		fits = verify_position(source, entry.version.origin, snapshot);
+		if (fits)
+			put_entry(source, batch, &entry);
+		if (coze_source_in_entry(source))
+			put_chunks(source, batch, limit, snapshot);
+		if (source->ask)
+			fits = false;
+	}
+	coze_log_close(reader);
+	return fits;
+}
+
+/* Has the prune base stayed at or below where reading began, for all that was read? */
+static bool
+was_read_whole(const CozeVector *began, const CozeVector *upto)
+{
+	for (int i = 0; i < upto->n; i++)
+	{
+		CozeOrigin	origin = upto->e[i].origin;
+
+		if (coze_base_of(origin) > coze_vector_get(began, origin))
+			return false;
+	}
+	return true;
+}
+
+bool
+coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
+{
+	CozeHlc		horizon = coze_clock_horizon(NULL);
+	TimestampTz now = GetCurrentTimestamp();
+	CozeVector	began = {0};
+	Snapshot	snapshot;
+	bool		whole = true;
+	MemoryContext old;
+
+	source->batch_entries = 0;
+	source->batch_hlc = 0;
+	old = MemoryContextSwitchTo(source->context);
+	limit_to_forward(source, &source->upto, now);
+	coze_vector_set(&source->upto, coze_own_origin(), horizon - 1);
+	MemoryContextSwitchTo(old);
+	coze_vector_copy(&began, &source->after);
+
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(snapshot);
+	if (coze_source_in_entry(source))
+		put_chunks(source, batch, limit, snapshot);
+	if (!source->ask && batch->size < limit)
+		whole = check_kept(source) &&
+			put_entries(source, batch, limit, snapshot) &&
+			was_read_whole(&began, &source->upto);
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
+	coze_vector_free(&began);
+
+	if (!whole)
+		source->ask = true;
+	if (source->ask)
+		batch->size = 0;
+	source->behind = batch->size >= limit;
+	if (batch->size == 0)
+	{
+		source->horizon = horizon;
+		source->look_again = now + HORIZON_DELAY;
+		return false;
+	}
+	source->fresh = false;
+	coze_flush();
+	return true;
+}

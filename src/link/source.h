@@ -1,0 +1,65 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.h
+ *		What is sent to one peer, over a link that either end works.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef COZE_SOURCE_H
+#define COZE_SOURCE_H
+
+#include "postgres.h"
+
+#include "base/wire.h"
+#include "link/topology.h"
+
+typedef struct CozeSource CozeSource;
+
+typedef enum CozeSourceLook
+{
+	COZE_SOURCE_NOTHING,		/* the peer has all that may go now */
+	COZE_SOURCE_ASK,			/* what the peer has is not known well enough: have it say */
+	COZE_SOURCE_DATA,			/* fill a batch */
+} CozeSourceLook;
+
+/* In a memory context of its own below parent; hello: the peer's. */
+extern CozeSource *coze_source_make(const CozeHello *hello, MemoryContext parent);
+extern void coze_source_free(CozeSource *source);
+
+/* Links of others to this peer: their entries come by a direct road first. */
+extern void coze_source_set_topology(CozeSource *source, const CozeTopology *topology);
+
+/* (Re)start behind what the peer says it has queued; nothing is on its way. */
+extern void coze_source_begin(CozeSource *source, const CozeAck *ack);
+
+/* What the peer has queued by now, be it from us or from others. */
+extern void coze_source_acknowledge(CozeSource *source, const CozeAck *ack);
+
+/* Must the stream begin anew before anything else is sent? */
+extern bool coze_source_must_begin(const CozeSource *source);
+
+/* Is there anything to send?  Looks at shared memory only. */
+extern CozeSourceLook coze_source_look(CozeSource *source, TimestampTz now);
+
+/* After NOTHING: look again after so long (us) if nobody wakes; -1: no need to. */
+extern int64 coze_source_wait(CozeSource *source);
+
+/*
+ * Put the next frames into batch, limit bytes and at most one frame more.  What
+ * they say is flushed.  Needs a transaction without snapshot.  False: there was
+ * nothing to send after all, or it must begin anew.
+ */
+extern bool coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit);
+
+/* Entries whose last frame was in a batch; not what the peer had from others. */
+extern const CozeVector *coze_source_sent(const CozeSource *source);
+
+/* Is an entry sent in part? */
+extern bool coze_source_in_entry(const CozeSource *source);
+
+/* Of the batch filled last: entries completed in it, the highest hlc, is there more? */
+extern uint64 coze_source_batch_entries(const CozeSource *source);
+extern CozeHlc coze_source_batch_hlc(const CozeSource *source);
+extern bool coze_source_is_behind(const CozeSource *source);
+
+#endif							/* COZE_SOURCE_H */
