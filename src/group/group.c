@@ -23,6 +23,7 @@
 #include "base/wire.h"
 #include "group/group.h"
 #include "group/peer.h"
+#include "link/launcher.h"
 #include "log/state.h"
 
 PG_FUNCTION_INFO_V1(coze_group_check_preloaded);
@@ -68,7 +69,9 @@ coze_group_wire_version(PG_FUNCTION_ARGS)
 void
 coze_group_node_changed_at_commit(void)
 {
+	coze_group_changed_at_commit();
 	coze_detach_at_end();
+	coze_launcher_wake(MyDatabaseId);
 }
 
 Datum

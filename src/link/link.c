@@ -396,7 +396,8 @@ rewind_stream(CozeLink *link)
 static void
 plan_question(CozeLink *link, const CozeAck *ack, bool progress)
 {
-	if (coze_vector_covers(&ack->applied, coze_source_sent(link->source)) && ack->window > 0)
+	if (coze_vector_covers(&ack->applied, coze_source_sent(link->source)) &&
+		ack->window > COZE_SOURCE_SLACK)
 	{
 		link->ask_after = ASK_FIRST;
 		link->ask_at = link->now + ASK_IDLE;
@@ -493,7 +494,7 @@ push_batches(CozeLink *link)
 
 		for (int i = 0; i < link->nflight; i++)
 			on_its_way += link->flight[i].size;
-		if (link->window <= on_its_way)
+		if (link->window <= on_its_way + COZE_SOURCE_SLACK)
 			return true;
 		look = coze_source_look(link->source, GetCurrentTimestamp());
 		if (look == COZE_SOURCE_ASK && link->nflight == 0)
@@ -501,7 +502,7 @@ push_batches(CozeLink *link)
 		if (look != COZE_SOURCE_DATA)
 			return true;
 		if (!fill_batch(link, &batch, Min(cozesync_batch_size * UINT64CONST(1024),
-										  link->window - on_its_way)))
+										  link->window - on_its_way - COZE_SOURCE_SLACK)))
 		{
 			coze_buf_free(&batch);
 			return true;
@@ -547,6 +548,8 @@ push_more(CozeLink *link, bool may_send)
 static bool
 take_pull_answer(CozeLink *link, const CozeAnswer *answer)
 {
+	bool		taken;
+
 	take_flight(link);
 	if (answer->is_error)
 	{
@@ -555,11 +558,14 @@ take_pull_answer(CozeLink *link, const CozeAnswer *answer)
 	}
 	if (answer->is_null || answer->size == 0)
 		return true;
+	StartTransactionCommand();	/* for its resources and memory */
+	taken = coze_target_take(link->target, answer->data, answer->size);
+	CommitTransactionCommand();
 	MemoryContextSwitchTo(link->session);
-	if (!coze_target_take(link->target, answer->data, answer->size))
-		rewind_stream(link);
-	else
+	if (taken)
 		link->rewind_after = REWIND_FIRST;
+	else
+		rewind_stream(link);
 	return true;
 }
 
@@ -577,7 +583,7 @@ pull_more(CozeLink *link)
 		coze_target_begin(link->target);
 	coze_target_acknowledge(link->target, &ack);
 	link->window = ack.window;
-	if (ack.window > 0)
+	if (ack.window > COZE_SOURCE_SLACK)
 	{
 		coze_wire_put_ack(&request, &ack);
 		if (send_statement(link, "CALL cozesync.send($1, $2)", 2, &request,

@@ -359,10 +359,11 @@ send_batch(bytea *request, bool begins, CozeBuf *batch)
 	check_session();
 	window = take_request(VARDATA_ANY(request), VARSIZE_ANY_EXHDR(request), begins);
 	SPI_commit();
-	if (window == 0)
+	if (window <= COZE_SOURCE_SLACK)
 		return;
 	COZE_DEBUG_POINT("link-before-send");
-	if (wait_for_batch(batch, Min(cozesync_batch_size * UINT64CONST(1024), window)))
+	if (wait_for_batch(batch, Min(cozesync_batch_size * UINT64CONST(1024),
+								 window - COZE_SOURCE_SLACK)))
 		coze_link_count(session.slot, COZE_LINK_OUT, coze_source_batch_hlc(session.source),
 						coze_source_batch_entries(session.source), batch->size);
 }

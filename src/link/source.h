@@ -15,6 +15,9 @@
 
 typedef struct CozeSource CozeSource;
 
+/* A batch may be larger than its limit by this much: an entry, and what describes it. */
+#define COZE_SOURCE_SLACK (64 * 1024)
+
 typedef enum CozeSourceLook
 {
 	COZE_SOURCE_NOTHING,		/* the peer has all that may go now */
@@ -45,7 +48,8 @@ extern CozeSourceLook coze_source_look(CozeSource *source, TimestampTz now);
 extern int64 coze_source_wait(CozeSource *source);
 
 /*
- * Put the next frames into batch, limit bytes and at most one frame more.  What
+ * Put the next frames into batch, limit bytes and at most COZE_SOURCE_SLACK more, but
+ * for relations with very many columns.  What
  * they say is flushed.  Needs a transaction without snapshot.  False: there was
  * nothing to send after all, or it must begin anew.
  */
