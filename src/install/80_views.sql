@@ -21,7 +21,7 @@ COMMENT ON COLUMN cozesync.nodes.slot IS 'which numbers it draws from spread seq
 COMMENT ON COLUMN cozesync.nodes.has_dsn IS 'can other nodes connect to it?';
 
 CREATE VIEW cozesync.tables AS
-SELECT coalesce(cozesync.find_relation(s.schema_name, s.table_name)::text, format('%I.%I', s.schema_name, s.table_name)) AS relation,
+SELECT cozesync.find_relation(s.schema_name, s.table_name) AS relation, s.schema_name, s.table_name,
        coalesce((SELECT r.policy FROM cozesync.rule AS r
                  WHERE r.schema_name = s.schema_name AND r.table_name = s.table_name
                    AND r.column_name IS NULL AND r.conflict_type IS NULL
@@ -33,6 +33,7 @@ SELECT coalesce(cozesync.find_relation(s.schema_name, s.table_name)::text, forma
        s.added_at
 FROM cozesync.synced_table AS s;
 COMMENT ON VIEW cozesync.tables IS 'tables under sync';
+COMMENT ON COLUMN cozesync.tables.relation IS 'the table; NULL if it does not exist on this node';
 COMMENT ON COLUMN cozesync.tables.policy IS 'how conflicts are decided where no rule for a type or column says otherwise';
 COMMENT ON COLUMN cozesync.tables.conflicts IS 'conflicts in the log of this node';
 
@@ -45,7 +46,8 @@ COMMENT ON FUNCTION cozesync.hlc_time(bigint) IS 'an hlc as the time that it is'
 REVOKE ALL ON FUNCTION cozesync.hlc_time(bigint) FROM PUBLIC;
 
 CREATE VIEW cozesync.conflicts AS
-SELECT c.id, c.detected_at, format('%I.%I', c.schema_name, c.table_name) AS relation, c.key, c.conflict_type, c.policy,
+SELECT c.id, c.detected_at, cozesync.find_relation(c.schema_name, c.table_name) AS relation,
+       c.schema_name, c.table_name, c.key, c.conflict_type, c.policy,
        c.outcome, c.reason, c.local_row, c.remote_row, c.base_row, c.result_row,
        (SELECT m.node_name FROM cozesync.member AS m WHERE m.origin = c.local_origin) AS local_origin,
        cozesync.hlc_time(c.local_hlc) AS local_hlc,
@@ -55,6 +57,7 @@ SELECT c.id, c.detected_at, format('%I.%I', c.schema_name, c.table_name) AS rela
 FROM cozesync.conflict AS c;
 COMMENT ON VIEW cozesync.conflicts IS 'conflict log of this node: concurrent writes to one key or unique value, and what became of them';
 COMMENT ON COLUMN cozesync.conflicts.id IS 'number on this node, for resolve_conflict()';
+COMMENT ON COLUMN cozesync.conflicts.relation IS 'the table; NULL if it does not exist any more';
 COMMENT ON COLUMN cozesync.conflicts.local_row IS 'the row as it was here; NULL: deleted';
 COMMENT ON COLUMN cozesync.conflicts.remote_row IS 'the row as it came; NULL: deleted';
 COMMENT ON COLUMN cozesync.conflicts.base_row IS 'what both had seen, where the policy needs it';
@@ -78,7 +81,7 @@ COMMENT ON COLUMN cozesync.join_progress.phase IS 'what the whole node is at: ad
 
 CREATE VIEW cozesync.policies AS
 SELECT DISTINCT ON (r.schema_name, r.table_name, r.column_name, r.conflict_type)
-       format('%I.%I', r.schema_name, r.table_name) AS relation, r.column_name, r.conflict_type, r.policy,
+       cozesync.find_relation(r.schema_name, r.table_name) AS relation, r.schema_name, r.table_name, r.column_name, r.conflict_type, r.policy,
        r.version_column, r.node_order, r.resolver, r.since
 FROM cozesync.rule AS r
 ORDER BY r.schema_name, r.table_name, r.column_name, r.conflict_type, r.since DESC;
@@ -89,6 +92,6 @@ REVOKE ALL ON cozesync.nodes, cozesync.tables, cozesync.conflicts, cozesync.join
     FROM PUBLIC;
 GRANT USAGE ON SCHEMA cozesync TO pg_monitor;
 GRANT SELECT ON cozesync.nodes, cozesync.tables, cozesync.join_progress, cozesync.policies TO pg_monitor;
-GRANT SELECT (id, detected_at, relation, conflict_type, policy, outcome, reason, local_origin, local_hlc,
+GRANT SELECT (id, detected_at, relation, schema_name, table_name, conflict_type, policy, outcome, reason, local_origin, local_hlc,
               remote_origin, remote_hlc, resolved_at, resolved_by) ON cozesync.conflicts TO pg_monitor;
 GRANT EXECUTE ON FUNCTION cozesync.find_relation(text, text), cozesync.hlc_time(bigint) TO pg_monitor;
