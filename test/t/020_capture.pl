@@ -7,7 +7,10 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use CozeTest;
 
-my $node = new_node('here', conf => "cozesync.capture_buffer = '64kB'\n");
+my $node = new_node('here', conf => <<'CONF');
+cozesync.capture_buffer = '64kB'
+cozesync.log_retention = '1d'
+CONF
 $node->safe_psql('postgres', q{
     SELECT cozesync.create_group('capture', 'here', NULL);
     CREATE TABLE t (id int PRIMARY KEY, v int, e text);
@@ -97,7 +100,8 @@ is($node->safe_psql('postgres', q{
 $node->safe_psql('postgres', 'TRUNCATE t');
 my $before = $node->safe_psql('postgres', 'SELECT count(*), max(hlc) FROM cozesync.changes()');
 debug_stop($node, 'precommit-before-insert');
-my $writer = background($node, q{INSERT INTO t SELECT i, i, repeat('x', 100) FROM generate_series(1, 20000) i;});
+my $writer = background($node,
+    "INSERT INTO t SELECT i, i, repeat('x', 100) FROM generate_series(1, 20000) i;\n");
 wait_stopped($node, 'precommit-before-insert');
 crash_node($node);
 $writer->finish;
