@@ -48,6 +48,7 @@
 #include "apply/entry.h"
 #include "apply/index.h"
 #include "apply/intake.h"
+#include "apply/records.h"
 #include "apply/relation.h"
 #include "apply/row.h"
 #include "apply/stop.h"
@@ -629,5 +630,6 @@ coze_applier_main(Datum main_arg)
 	coze_stop_clear_all();
 	coze_intake_start();
 	retries_seen = coze_stop_retries();
+	coze_prune_hook = coze_records_keep;
 	work();
 }

@@ -24,6 +24,7 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -47,9 +48,20 @@ typedef struct Withdrawal
 	CozeVersion decided;
 } Withdrawal;
 
+/* What is on record of a key, decided above the cut, is to be these and no others. */
+typedef struct Superseding
+{
+	const CozeTable *table;
+	Datum		key;
+	CozeHlc		cut;
+	ArrayType  *losers;			/* of versions, as bigint: hlc and origin */
+	ArrayType  *deciders;
+} Superseding;
+
 static MemoryContext conflict_context = NULL;	/* of this transaction */
 static List *noted = NIL;
 static List *withdrawn = NIL;
+static List *superseded = NIL;
 
 static MemoryContext notify_context = NULL;
 static List *payloads = NIL;	/* of the transactions since the last notification */
@@ -126,6 +138,7 @@ coze_conflict_note(const CozeConflict *conflict)
 
 	*copy = *conflict;
 	copy->key = keep(conflict->key);
+	copy->reason = conflict->reason != NULL ? pstrdup(conflict->reason) : NULL;
 	copy->local_row = keep(conflict->local_row);
 	copy->remote_row = keep(conflict->remote_row);
 	copy->base_row = keep(conflict->base_row);
@@ -153,10 +166,71 @@ void
 coze_conflict_forget(void)
 {
 	conflict_context = NULL;
-	noted = withdrawn = NIL;
+	noted = withdrawn = superseded = NIL;
+}
+
+/* Versions as an array (hlc, origin, hlc, origin, ...). */
+static ArrayType *
+versions_array(List *conflicts, Datum key, bool losers)
+{
+	Datum	   *values = palloc(Max(1, 2 * list_length(conflicts)) * sizeof(Datum));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, conflicts)
+	{
+		const CozeConflict *c = lfirst(lc);
+		CozeVersion version = losers ? c->loser : c->decided;
+
+		if (compareJsonbContainers(&DatumGetJsonbP(c->key)->root, &DatumGetJsonbP(key)->root) != 0)
+			continue;
+		values[n++] = Int64GetDatum(version.hlc);
+		values[n++] = Int64GetDatum((int64) version.origin);
+	}
+	return construct_array(values, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
+}
+
+/* keys: jsonb; of each, what is on record above the cut shall be the conflicts given. */
+void
+coze_conflict_supersede(const CozeTable *table, List *keys, CozeHlc cut, List *conflicts)
+{
+	MemoryContext old = enter_context();
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		Superseding *s = palloc(sizeof(Superseding));
+
+		s->table = table;
+		s->key = keep(PointerGetDatum(lfirst(lc)));
+		s->cut = cut;
+		s->losers = versions_array(conflicts, s->key, true);
+		s->deciders = versions_array(conflicts, s->key, false);
+		superseded = lappend(superseded, s);
+	}
+	MemoryContextSwitchTo(old);
 }
 
 /* --- writing --- */
+
+static void
+supersede(const Superseding *s)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, JSONBOID, INT8OID, INT8ARRAYOID, INT8ARRAYOID};
+	Datum		values[] = {
+		CStringGetTextDatum(s->table->schema), CStringGetTextDatum(s->table->name), s->key,
+		Int64GetDatum(s->cut), PointerGetDatum(s->losers), PointerGetDatum(s->deciders)
+	};
+
+	if (SPI_execute_with_args("DELETE FROM cozesync.conflict c WHERE schema_name = $1 AND table_name = $2"
+							  " AND md5(key::text) = md5($3::text) AND decided_hlc > $4"
+							  " AND resolved_at IS NULL AND conflict_type NOT IN ('update_missing', 'delete_missing')"
+							  " AND NOT EXISTS (SELECT FROM generate_series(1, cardinality($5), 2) i"
+							  " WHERE $5[i] = loser_hlc AND $5[i + 1] = loser_origin"
+							  " AND $6[i] = decided_hlc AND $6[i + 1] = decided_origin)",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not withdraw conflicts");
+}
 
 static void
 withdraw(const Withdrawal *w)
@@ -271,7 +345,7 @@ coze_conflict_flush(void)
 	ListCell   *lc;
 	int			n = list_length(noted);
 
-	if (noted != NIL || withdrawn != NIL)
+	if (noted != NIL || withdrawn != NIL || superseded != NIL)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		SPI_connect();
@@ -279,6 +353,8 @@ coze_conflict_flush(void)
 			prepare_insert();
 		foreach(lc, withdrawn)
 			withdraw(lfirst(lc));
+		foreach(lc, superseded)
+			supersede(lfirst(lc));
 		foreach(lc, noted)
 			insert(lfirst(lc));
 		SPI_finish();

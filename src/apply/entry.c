@@ -30,6 +30,7 @@
 #include "apply/ops.h"
 #include "apply/row.h"
 #include "apply/stop.h"
+#include "apply/together.h"
 #include "apply/truncate.h"
 #include "debug.h"
 #include "log/log.h"
@@ -50,9 +51,11 @@ typedef struct Applying
 	CozeDeciding deciding;
 	MemoryContext change_context;
 	bool		careful;
+	bool		together;		/* tables that fold: gather, decide at the end */
 	bool		stale;
 	uint64		rows;
 	List	   *surprises;
+	List	   *gathered;		/* CozeTogether */
 
 	/* The change at hand. */
 	const CozeChange *change;
@@ -165,7 +168,7 @@ static bool
 decide_again(Applying *a, const Datum *key, uint32 hash, CozeHit **hit)
 {
 	coze_index_extend();
-	if (coze_index_is_stale())
+	if (coze_index_is_stale() || coze_table_folds(a->map->table))
 	{
 		a->stale = true;
 		return false;
@@ -310,6 +313,118 @@ apply_row_change(Applying *a)
 	}
 }
 
+/* --- tables that fold --- */
+
+static CozeTogether *
+together_of(Applying *a)
+{
+	CozeTogether *together;
+	MemoryContext old;
+	ListCell   *lc;
+
+	foreach(lc, a->gathered)
+	{
+		together = lfirst(lc);
+		if (together->table == a->map->table)
+			return together;
+	}
+	old = MemoryContextSwitchTo(a->deciding.context);
+	together = coze_together_begin(a->map->table, a->deciding.head);
+	a->gathered = lappend(a->gathered, together);
+	MemoryContextSwitchTo(old);
+	return together;
+}
+
+static void
+gather_change(Applying *a)
+{
+	CozeTogether *together = together_of(a);
+	MemoryContext old = MemoryContextSwitchTo(a->deciding.context);
+
+	coze_together_take(together, a->map, a->change);
+	MemoryContextSwitchTo(old);
+	coze_ops_index(a->change);
+}
+
+static void
+note_written_value(void *arg, CozeTable *table, int index, const CozeUniqueValue *value)
+{
+	coze_index_wrote(table->relid, COZE_SLOT_UNIQUE(index), value->hash);
+}
+
+/*
+ * The straight way: the author had seen all that is known.  Else what was applied
+ * of the entry so far has to be undone, and all of it gathered.
+ */
+static bool
+may_go_straight(Applying *a)
+{
+	if (coze_together_concerns(a->deciding.head, a->map, a->change))
+	{
+		a->stale = true;
+		return false;
+	}
+	coze_ops_unique_values(a->map, a->change, note_written_value, NULL);
+	coze_ops_index_uniques(a->map, a->change);
+	return true;
+}
+
+static void
+apply_gathered(Applying *a)
+{
+	ListCell   *lc;
+
+	foreach(lc, a->gathered)
+	{
+		CozeTogether *together = lfirst(lc);
+		CozeTarget *target = coze_target_open(together->table);
+		CozeOwnerState owner;
+
+		if (target == NULL)
+		{
+			a->stale = true;
+			return;
+		}
+		coze_applying.relid = together->table->relid;
+		coze_owner_enter(together->table, &owner);
+		a->stale = !coze_together_apply(together, target);
+		coze_owner_leave(&owner);
+		if (a->stale)
+			return;
+	}
+}
+
+/* Is an entry that is at hand in full concurrent with anything in a table that folds? */
+static bool
+concerns_others(Applying *a)
+{
+	CozeChangeReader reader;
+	CozeChange	change;
+	bool		concerns = false;
+
+	coze_wire_reader_init(&reader);
+	coze_wire_reader_feed(&reader, a->entry->head.inline_body, a->entry->head.inline_size);
+	while (!concerns && coze_wire_reader_next(&reader, &change) > 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(a->change_context);
+		CozeMap    *map = coze_map_get(change.relation);
+		CozeOwnerState owner;
+
+		if (coze_map_resolve(map, true) && coze_table_folds(map->table))
+		{
+			coze_owner_enter(map->table, &owner);
+			concerns = coze_together_concerns(a->deciding.head, map, &change);
+			coze_owner_leave(&owner);
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(a->change_context);
+	}
+	coze_wire_reader_free(&reader);
+	return concerns;
+}
+
+/* --- one change, of any table --- */
+
 /* False: the table is not under sync any more, and the change is nobody's business. */
 static bool
 open_target(Applying *a)
@@ -328,6 +443,15 @@ open_target(Applying *a)
 }
 
 static void
+apply_here(Applying *a)
+{
+	if (a->change->kind == COZE_CHANGE_TRUNCATE)
+		coze_truncate_apply(&a->deciding, a->map, a->target, a->change);
+	else
+		apply_row_change(a);
+}
+
+static void
 apply_change(Applying *a, const CozeChange *change)
 {
 	CozeOwnerState owner;
@@ -341,10 +465,10 @@ apply_change(Applying *a, const CozeChange *change)
 	if (open_target(a))
 	{
 		coze_owner_enter(a->map->table, &owner);
-		if (change->kind == COZE_CHANGE_TRUNCATE)
-			coze_truncate_apply(&a->deciding, a->map, a->target, change);
-		else
-			apply_row_change(a);
+		if (coze_table_folds(a->map->table) && a->together)
+			gather_change(a);
+		else if (!coze_table_folds(a->map->table) || may_go_straight(a))
+			apply_here(a);
 		coze_owner_leave(&owner);
 		a->rows++;
 	}
@@ -450,7 +574,12 @@ coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows)
 	coze_index_entry(&entry->head);
 	append_to_log(entry);
 	if (entry->head.kind == COZE_ENTRY_DATA)
+	{
+		a.together = careful || (entry->head.nchunks == 0 && concerns_others(&a));
 		apply_body(&a);
+		if (!a.stale)
+			apply_gathered(&a);
+	}
 	if (!a.stale)
 	{
 		coze_decide_report(&a.deciding);

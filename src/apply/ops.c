@@ -72,52 +72,6 @@ flags_of(const CozeChange *change)
 	return 0;
 }
 
-static void
-index_values(const CozeMap *map, const CozeChange *change)
-{
-	CozeOwnerState owner;
-	MemoryContext old = enter_change_context();
-
-	coze_owner_enter(map->table, &owner);
-	if (change->kind != COZE_CHANGE_SUPERSEDED)
-		coze_index_add(map->table, COZE_SLOT_KEY, hash_key(map, &change->key), flags_of(change));
-	if (change->flags & COZE_CHANGE_OLD_KEY)
-		coze_index_add(map->table, COZE_SLOT_KEY, hash_key(map, &change->old_key), COZE_OP_EXISTED);
-	coze_owner_leave(&owner);
-	leave_change_context(old);
-}
-
-void
-coze_ops_index(const CozeChange *change)
-{
-	CozeMap    *map = coze_map_get(change->relation);
-
-	if (!coze_map_resolve(map, true))
-	{
-		map->skipped = true;
-		return;
-	}
-	if (change->kind == COZE_CHANGE_TRUNCATE)
-		coze_index_add(map->table, COZE_SLOT_TRUNCATE, 0, COZE_OP_TRUNCATE);
-	else
-		index_values(map, change);
-}
-
-/* --- taking changes together --- */
-
-static bool
-is_key(const CozeMap *map, const CozeImage *image, const Datum *key)
-{
-	MemoryContext old = enter_change_context();
-	Datum		other[INDEX_MAX_KEYS];
-	bool		equal;
-
-	coze_map_key(map, image, other);
-	equal = coze_key_equal(map->table, other, key);
-	leave_change_context(old);
-	return equal;
-}
-
 /* Columns that decide about unique values. */
 static void
 know_unique_columns(const CozeTable *table, CozeRow *row)
@@ -161,18 +115,107 @@ new_row(const CozeMap *map, const CozeChange *change)
 	return row;
 }
 
+/* Every value that a change puts into a unique index or takes out of it. */
+void
+coze_ops_unique_values(const CozeMap *map, const CozeChange *change,
+					   void (*callback) (void *arg, CozeTable *table, int index,
+										 const CozeUniqueValue *value), void *arg)
+{
+	CozeTable  *table = map->table;
+	CozeRow    *new = NULL;
+	CozeRow    *old = NULL;
+	CozeUniqueValue value;
+
+	if (change->flags & COZE_CHANGE_NEW_ROW)
+		new = new_row(map, change);
+	if (change->kind != COZE_CHANGE_INSERT &&
+		(new == NULL || (change->flags & (COZE_CHANGE_OLD_UNIQUE | COZE_CHANGE_OLD_ROW))))
+		old = old_row(map, change);
+	for (int i = 0; i < table->nuniques; i++)
+	{
+		if (new != NULL && coze_unique_value(table, i, new, &value))
+			callback(arg, table, i, &value);
+		if (old != NULL && coze_unique_value(table, i, old, &value))
+			callback(arg, table, i, &value);
+	}
+}
+
+static void
+index_unique_value(void *arg, CozeTable *table, int index, const CozeUniqueValue *value)
+{
+	coze_index_add(table, COZE_SLOT_UNIQUE(index), value->hash, *(uint8 *) arg);
+}
+
+/* Add what a change does to unique values to the index, as an entry that is applied. */
+void
+coze_ops_index_uniques(const CozeMap *map, const CozeChange *change)
+{
+	uint8		flags = flags_of(change);
+
+	coze_ops_unique_values(map, change, index_unique_value, &flags);
+}
+
+static void
+index_values(const CozeMap *map, const CozeChange *change)
+{
+	CozeOwnerState owner;
+	MemoryContext old = enter_change_context();
+
+	coze_owner_enter(map->table, &owner);
+	if (coze_table_folds(map->table))
+		coze_ops_index_uniques(map, change);
+	if (change->kind != COZE_CHANGE_SUPERSEDED)
+		coze_index_add(map->table, COZE_SLOT_KEY, hash_key(map, &change->key), flags_of(change));
+	if (change->flags & COZE_CHANGE_OLD_KEY)
+		coze_index_add(map->table, COZE_SLOT_KEY, hash_key(map, &change->old_key), COZE_OP_EXISTED);
+	coze_owner_leave(&owner);
+	leave_change_context(old);
+}
+
+void
+coze_ops_index(const CozeChange *change)
+{
+	CozeMap    *map = coze_map_get(change->relation);
+
+	if (!coze_map_resolve(map, true))
+	{
+		map->skipped = true;
+		return;
+	}
+	if (change->kind == COZE_CHANGE_TRUNCATE)
+		coze_index_add(map->table, COZE_SLOT_TRUNCATE, 0, COZE_OP_TRUNCATE);
+	else
+		index_values(map, change);
+}
+
+/* --- taking changes together --- */
+
+static bool
+is_key(const CozeMap *map, const CozeImage *image, const Datum *key)
+{
+	MemoryContext old = enter_change_context();
+	Datum		other[INDEX_MAX_KEYS];
+	bool		equal;
+
+	coze_map_key(map, image, other);
+	equal = coze_key_equal(map->table, other, key);
+	leave_change_context(old);
+	return equal;
+}
+
+/* The first one that was not made by the entry itself is what the author met. */
 static void
 take_old(CozeOp *op, const CozeMap *map, const CozeChange *change)
 {
-	op->found = op->existed = true;
+	if (op->existed || (change->flags & COZE_CHANGE_OLD_OWN))
+		return;
+	op->existed = true;
 	op->old = old_row(map, change);
 }
 
 void
 coze_op_take(CozeOp *op, const CozeMap *map, const Datum *key, const CozeChange *change)
 {
-	bool		first = !op->found;
-
 	op->policy = change->policy;
 	if (change->kind == COZE_CHANGE_TRUNCATE)
 	{
@@ -183,10 +226,10 @@ coze_op_take(CozeOp *op, const CozeMap *map, const Datum *key, const CozeChange 
 	}
 	if ((change->flags & COZE_CHANGE_OLD_KEY) && is_key(map, &change->old_key, key))
 	{
-		if (first)
-			take_old(op, map, change);
+		op->found = true;
 		op->leaves_row = false;
 		op->new = NULL;
+		take_old(op, map, change);
 		return;
 	}
 	if (!is_key(map, &change->key, key))
@@ -196,20 +239,17 @@ coze_op_take(CozeOp *op, const CozeMap *map, const Datum *key, const CozeChange 
 	{
 		case COZE_CHANGE_INSERT:
 		case COZE_CHANGE_UPDATE:
-			if (first && change->kind == COZE_CHANGE_UPDATE &&
-				!(change->flags & COZE_CHANGE_OLD_KEY))
+			if (change->kind == COZE_CHANGE_UPDATE && !(change->flags & COZE_CHANGE_OLD_KEY))
 				take_old(op, map, change);
 			op->leaves_row = true;
 			op->new = new_row(map, change);
 			break;
 		case COZE_CHANGE_DELETE:
-			if (first)
-				take_old(op, map, change);
+			take_old(op, map, change);
 			op->leaves_row = false;
 			op->new = NULL;
 			break;
 		case COZE_CHANGE_SUPERSEDED:
-			/* It happened before what superseded it, which came first. */
 			if (change->flags & COZE_CHANGE_OLD_ROW)
 				take_old(op, map, change);
 			break;

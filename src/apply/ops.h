@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "apply/relation.h"
+#include "apply/unique.h"
 #include "base/vector.h"
 #include "base/wire.h"
 
@@ -33,6 +34,11 @@ extern bool coze_table_folds(const CozeTable *table);
 
 /* Add what a change does to the suffix index. */
 extern void coze_ops_index(const CozeChange *change);
+
+extern void coze_ops_unique_values(const CozeMap *map, const CozeChange *change,
+								   void (*callback) (void *arg, CozeTable *table, int index,
+													 const CozeUniqueValue *value), void *arg);
+extern void coze_ops_index_uniques(const CozeMap *map, const CozeChange *change);
 
 /*
  * Take a change of the entry at hand into an operation on key.  Changes come in

@@ -18,6 +18,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/nbtree.h"
 #include "access/relation.h"
 #include "access/sysattr.h"
 #include "access/table.h"
@@ -214,6 +215,7 @@ fill_key(CozeTable *table, Relation rel, Bitmapset *keys)
 	table->keys = palloc(n * sizeof(AttrNumber));
 	table->equal = palloc(n * sizeof(FmgrInfo));
 	table->hash = palloc(n * sizeof(FmgrInfo));
+	table->compare = palloc(n * sizeof(FmgrInfo));
 	table->collations = palloc(n * sizeof(Oid));
 	table->operators = palloc(n * sizeof(Oid));
 	index = index_open(oid, AccessShareLock);
@@ -227,17 +229,47 @@ fill_key(CozeTable *table, Relation rel, Bitmapset *keys)
 		table->operators[i] = index_equality(index, column);
 		table->collations[i] = index->rd_indcollation[column];
 		equality_functions(table->operators[i], &table->equal[i], &table->hash[i], table->context);
+		fmgr_info_cxt(index_getprocid(index, column + 1, BTORDER_PROC), &table->compare[i],
+					  table->context);
 	}
 	index_close(index, AccessShareLock);
 }
 
 /* --- second unique indexes --- */
 
+/* In place of a generated column those that it is made of. */
+static Bitmapset *
+plain_columns(TupleDesc desc, Bitmapset *columns)
+{
+	Bitmapset  *plain = NULL;
+	int			x = -1;
+
+	while ((x = bms_next_member(columns, x)) >= 0)
+	{
+		int			attnum = x + FirstLowInvalidHeapAttributeNumber;
+		TupleConstr *constr = desc->constr;
+
+		if (attnum <= 0)
+			continue;
+		if (TupleDescAttr(desc, attnum - 1)->attgenerated == '\0')
+		{
+			plain = bms_add_member(plain, x);
+			continue;
+		}
+		for (int i = 0; i < constr->num_defval; i++)
+		{
+			if (constr->defval[i].adnum == attnum)
+				pull_varattnos(stringToNode(constr->defval[i].adbin), 1, &plain);
+		}
+	}
+	return plain;
+}
+
 static void
-fill_unique(CozeUnique *unique, Relation index, MemoryContext context)
+fill_unique(CozeUnique *unique, Relation index, TupleDesc desc, MemoryContext context)
 {
 	Bitmapset  *columns = NULL;
-	int			attnum = -1;
+	int			x = -1;
 
 	unique->index = RelationGetRelid(index);
 	unique->info = BuildIndexInfo(index);
@@ -246,24 +278,28 @@ fill_unique(CozeUnique *unique, Relation index, MemoryContext context)
 	unique->hash = palloc(unique->nkeys * sizeof(FmgrInfo));
 	unique->equal = palloc(unique->nkeys * sizeof(FmgrInfo));
 	unique->collations = palloc(unique->nkeys * sizeof(Oid));
+	unique->operators = palloc(unique->nkeys * sizeof(Oid));
+	unique->byval = palloc(unique->nkeys * sizeof(bool));
+	unique->len = palloc(unique->nkeys * sizeof(int16));
 	for (int i = 0; i < unique->nkeys; i++)
 	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(index), i);
+
 		if (index->rd_index->indkey.values[i] != 0)
 			columns = bms_add_member(columns, index->rd_index->indkey.values[i] -
 									 FirstLowInvalidHeapAttributeNumber);
+		unique->byval[i] = att->attbyval;
+		unique->len[i] = att->attlen;
 		unique->collations[i] = index->rd_indcollation[i];
-		equality_functions(index_equality(index, i), &unique->equal[i], &unique->hash[i], context);
+		unique->operators[i] = index_equality(index, i);
+		equality_functions(unique->operators[i], &unique->equal[i], &unique->hash[i], context);
 	}
 	pull_varattnos((Node *) unique->info->ii_Expressions, 1, &columns);
 	pull_varattnos((Node *) unique->info->ii_Predicate, 1, &columns);
+	columns = plain_columns(desc, columns);
 	unique->columns = palloc(Max(1, bms_num_members(columns)) * sizeof(int));
-	while ((attnum = bms_next_member(columns, attnum)) >= 0)
-	{
-		int			column = attnum + FirstLowInvalidHeapAttributeNumber;
-
-		if (column > 0)
-			unique->columns[unique->ncolumns++] = column - 1;
-	}
+	while ((x = bms_next_member(columns, x)) >= 0)
+		unique->columns[unique->ncolumns++] = x + FirstLowInvalidHeapAttributeNumber - 1;
 }
 
 static void
@@ -285,7 +321,7 @@ fill_uniques(CozeTable *table, Relation rel, const Bitmapset *keys)
 			for (int i = 0; i < index->rd_index->indnkeyatts; i++)
 				columns = bms_add_member(columns, index->rd_index->indkey.values[i]);
 			if (!bms_is_subset(keys, columns))
-				fill_unique(&table->uniques[table->nuniques++], index, table->context);
+				fill_unique(&table->uniques[table->nuniques++], index, table->desc, table->context);
 			bms_free(columns);
 		}
 		index_close(index, AccessShareLock);
@@ -630,6 +666,29 @@ coze_map_resolve(CozeMap *map, bool missing_ok)
 	note_change(map);
 	relation_close(rel, AccessShareLock);
 	return true;
+}
+
+/* Every table under sync here of which a descriptor is known. */
+List *
+coze_tables_known(void)
+{
+	HASH_SEQ_STATUS seq;
+	CozeMap    *map;
+	List	   *all = NIL;
+	List	   *found = NIL;
+	ListCell   *lc;
+
+	init_caches();
+	hash_seq_init(&seq, maps);
+	while ((map = hash_seq_search(&seq)) != NULL)
+		all = lappend(all, map);
+	foreach(lc, all)
+	{
+		map = lfirst(lc);
+		if (coze_map_resolve(map, true))
+			found = list_append_unique_ptr(found, map->table);
+	}
+	return found;
 }
 
 /* --- values --- */

@@ -30,10 +30,15 @@ typedef struct CozeUnique
 	FmgrInfo   *hash;			/* by key; fn_oid 0: no hash function, all collide */
 	FmgrInfo   *equal;
 	Oid		   *collations;
+	Oid		   *operators;
+	bool	   *byval;			/* how its values are copied */
+	int16	   *len;
 	bool		nulls_not_distinct;
-	int			ncolumns;		/* that its keys and predicate read */
-	int		   *columns;		/* numbers from 0 */
+	int			ncolumns;		/* that its keys and predicate read; of a generated */
+	int		   *columns;		/* one those that it is made of; numbers from 0 */
 } CozeUnique;
+
+typedef struct CozeEvaluation CozeEvaluation;
 
 /* A table here. */
 typedef struct CozeTable
@@ -51,10 +56,12 @@ typedef struct CozeTable
 	CozeCodec **codecs;			/* by attnum - 1; NULL: dropped or generated */
 	FmgrInfo   *equal;			/* by key */
 	FmgrInfo   *hash;			/* by key; fn_oid 0: no hash function, all collide */
+	FmgrInfo   *compare;		/* by key */
 	Oid		   *collations;
 	Oid		   *operators;
 	int			nuniques;
 	CozeUnique *uniques;
+	CozeEvaluation *evaluation; /* unique.c */
 	MemoryContext context;
 } CozeTable;
 
@@ -88,6 +95,7 @@ extern bool coze_map_resolve(CozeMap *map, bool missing_ok);
 extern void coze_map_store(CozeMap *map);
 extern void coze_map_forget_stored(void);
 extern bool coze_map_take_changed(void);
+extern List *coze_tables_known(void);
 
 extern Oid	coze_find_key_index(Relation rel, const Bitmapset *keys);
 extern void coze_map_key(const CozeMap *map, const CozeImage *image, Datum *key);

@@ -92,14 +92,21 @@ static MemoryContext target_context = NULL;
 
 /* Lock, telling while we wait whom we wait for. */
 static void
-lock_table(Oid relid)
+lock_table(Oid relid, LOCKMODE mode)
 {
-	if (ConditionalLockRelationOid(relid, RowExclusiveLock))
+	if (ConditionalLockRelationOid(relid, mode))
 		return;
-	coze_applying.held_back_by = coze_lock_holder(relid, RowExclusiveLock);
+	coze_applying.held_back_by = coze_lock_holder(relid, mode);
 	coze_stop_waiting();
-	LockRelationOid(relid, RowExclusiveLock);
+	LockRelationOid(relid, mode);
 	coze_applying.held_back_by = 0;
+}
+
+/* Against all who write to it or read it: nobody is just bringing a row in. */
+void
+coze_target_lock_exclusively(CozeTarget *target)
+{
+	lock_table(target->table->relid, AccessExclusiveLock);
 }
 
 static Bitmapset *
@@ -241,7 +248,7 @@ coze_target_open(CozeTable *table)
 		if (target->table == table)
 			return target;
 	}
-	lock_table(table->relid);
+	lock_table(table->relid, RowExclusiveLock);
 	if (!table->valid)
 		return NULL;
 	rel = table_open(table->relid, NoLock);
@@ -509,6 +516,60 @@ coze_row_find(CozeTarget *target, const Datum *key, CozeLook look, CozeFound *fo
 	found->waited = false;
 	return find_in_heap(heap, heap->key_index, heap->scan_keys, target->table->nkeys, look,
 						&found->waited);
+}
+
+/*
+ * The partition that a unique value can be in: a unique index of a partitioned
+ * table has all columns that the table is partitioned by.
+ */
+static CozeHeap *
+heap_for_value(CozeTarget *target, const CozeUnique *unique, const CozeUniqueValue *value)
+{
+	TupleTableSlot *slot = target->root_slot;
+
+	if (!target->table->partitioned)
+		return target->heaps;
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, target->table->desc->natts * sizeof(bool));
+	for (int i = 0; i < value->n; i++)
+	{
+		AttrNumber	attnum = unique->info->ii_IndexAttrNumbers[i];
+
+		if (attnum == 0)
+			continue;
+		slot->tts_values[attnum - 1] = value->values[i];
+		slot->tts_isnull[attnum - 1] = value->isnull[i];
+	}
+	ExecStoreVirtualTuple(slot);
+	return route(target);
+}
+
+/* The row that has a value in a unique index. */
+bool
+coze_row_find_unique(CozeTarget *target, int index, const CozeUniqueValue *value, CozeLook look,
+					 CozeFound *found)
+{
+	const CozeUnique *unique = &target->table->uniques[index];
+	CozeHeap   *heap = heap_for_value(target, unique, value);
+	Oid			oid = target->table->partitioned ? index_get_partition(heap->rel, unique->index) :
+		unique->index;
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	Relation	rel;
+	bool		there;
+
+	for (int i = 0; i < value->n; i++)
+		ScanKeyEntryInitialize(&keys[i], value->isnull[i] ? SK_ISNULL | SK_SEARCHNULL : 0, i + 1,
+							   value->isnull[i] ? InvalidStrategy : BTEqualStrategyNumber,
+							   InvalidOid, unique->collations[i],
+							   value->isnull[i] ? InvalidOid : get_opcode(unique->operators[i]),
+							   value->isnull[i] ? (Datum) 0 : value->values[i]);
+	rel = index_open(oid, RowExclusiveLock);
+	found->heap = heap;
+	found->slot = heap->found;
+	found->waited = false;
+	there = find_in_heap(heap, rel, keys, value->n, look, &found->waited);
+	index_close(rel, NoLock);
+	return there;
 }
 
 /* --- writing --- */

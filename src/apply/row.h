@@ -16,6 +16,7 @@
 #include "executor/tuptable.h"
 
 #include "apply/relation.h"
+#include "apply/unique.h"
 
 /* A table opened for writing in this transaction. */
 typedef struct CozeTarget CozeTarget;
@@ -25,6 +26,7 @@ typedef struct CozeHeap CozeHeap;
 
 extern CozeTarget *coze_target_open(CozeTable *table);
 extern Relation coze_target_relation(const CozeTarget *target);
+extern void coze_target_lock_exclusively(CozeTarget *target);
 extern void coze_target_close_all(void);	/* before commit */
 extern void coze_target_forget_all(void);	/* after abort */
 
@@ -45,6 +47,9 @@ typedef enum CozeLook
 } CozeLook;
 
 extern bool coze_row_find(CozeTarget *target, const Datum *key, CozeLook look, CozeFound *found);
+
+extern bool coze_row_find_unique(CozeTarget *target, int index, const CozeUniqueValue *value,
+								 CozeLook look, CozeFound *found);
 
 /* row: known columns are stored, others keep their value or take their default. */
 extern void coze_row_insert(CozeTarget *target, const CozeRow *row);

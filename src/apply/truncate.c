@@ -22,13 +22,11 @@
 #include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
-#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "apply/index.h"
-#include "apply/stop.h"
 #include "apply/truncate.h"
 #include "compat.h"
 #include "debug.h"
@@ -173,13 +171,7 @@ coze_truncate_apply(CozeDeciding *deciding, CozeMap *map, CozeTarget *target,
 	Truncating	t = {deciding, map, target, change, false};
 	CozeTable  *table = map->table;
 
-	if (!ConditionalLockRelationOid(table->relid, AccessExclusiveLock))
-	{
-		coze_applying.held_back_by = coze_lock_holder(table->relid, AccessExclusiveLock);
-		coze_stop_waiting();
-		LockRelationOid(table->relid, AccessExclusiveLock);
-		coze_applying.held_back_by = 0;
-	}
+	coze_target_lock_exclusively(target);
 	/* Who has just let go of the table may have written to it. */
 	coze_index_extend();
 	take_unseen(&t);

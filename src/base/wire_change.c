@@ -157,8 +157,8 @@ parts_fit_kind(CozeChangeKind kind, uint8 flags)
 }
 
 /* Read a value; its bytes stay where they are.  Not to be used if c failed. */
-static CozeValue
-read_value(CozeCursor *c)
+CozeValue
+coze_wire_read_value(CozeCursor *c)
 {
 	CozeValue	value = {NULL, -1};
 	uint8		first = coze_read_u8(c);
@@ -211,7 +211,7 @@ read_values(CozeCursor *c, ValueSink *sink, int n, CozeImage *image)
 		reader->values = coze_realloc(reader->values, reader->values_cap * sizeof(CozeValue));
 	}
 	for (int i = 0; i < n && !c->failed; i++)
-		reader->values[first + i] = read_value(c);
+		reader->values[first + i] = coze_wire_read_value(c);
 	sink->n += n;
 	image->n = n;
 	return first;

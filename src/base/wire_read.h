@@ -99,5 +99,6 @@ extern uint32 coze_wire_crc(const char *data, Size size);
 
 extern void coze_wire_put_vector(CozeBuf *buf, const CozeVector *v, CozeOrigin without);
 extern const char *coze_wire_read_vector(CozeCursor *c, CozeVector *v);
+extern CozeValue coze_wire_read_value(CozeCursor *c);
 
 #endif							/* COZE_WIRE_READ_H */

@@ -34,7 +34,7 @@ CREATE TABLE cozesync.conflict (
 CREATE UNIQUE INDEX conflict_name ON cozesync.conflict
     (loser_hlc, loser_origin, decided_hlc, decided_origin, schema_name, table_name, md5(key::text));
 CREATE INDEX conflict_detected_at ON cozesync.conflict (detected_at);
-CREATE INDEX conflict_table ON cozesync.conflict (schema_name, table_name);
+CREATE INDEX conflict_key ON cozesync.conflict (schema_name, table_name, md5(key::text));
 COMMENT ON TABLE cozesync.conflict IS 'conflict log of this node: what lost, to what, with both rows';
 
 -- Base records: states at the cut of keys on which an unfinished conflict straddles it.
@@ -43,9 +43,9 @@ CREATE TABLE cozesync.base_record (
     schema_name text NOT NULL,
     table_name text NOT NULL,
     key bytea NOT NULL,
-    state bytea NOT NULL,
-    PRIMARY KEY (schema_name, table_name, key)
+    state bytea NOT NULL
 );
+CREATE INDEX base_record_table ON cozesync.base_record (schema_name, table_name);
 ALTER TABLE cozesync.base_record ALTER state SET STORAGE EXTERNAL;
 COMMENT ON TABLE cozesync.base_record IS 'states at the cut that pruning keeps, where an unfinished conflict straddles it';
 
