@@ -182,6 +182,19 @@ lend_piece(CozePiece *piece, bool all)
 	}
 }
 
+/* Exchange a buffer that holds little for one of that size. */
+static void
+shrink(CozeBuf *buf)
+{
+	CozeBuf		small = {0};
+	MemoryContext old = MemoryContextSwitchTo(buffer->context);
+
+	coze_buf_put(&small, buf->data, buf->size);
+	coze_buf_free(buf);
+	*buf = small;
+	MemoryContextSwitchTo(old);
+}
+
 /* What was lent is written for good. */
 static void
 settle_piece(CozeLevel *level, CozePiece *piece)
@@ -201,8 +214,8 @@ settle_piece(CozeLevel *level, CozePiece *piece)
 	piece->lent_size = 0;
 
 	/* A large value shall not keep its memory. */
-	if (buf->cap > (Size) cozesync_capture_buffer * 2048 && buf->size == 0)
-		coze_buf_free(buf);
+	if (buf->cap > (Size) cozesync_capture_buffer * 2048 && buf->size < COZE_WIRE_PIECE_MAX)
+		shrink(buf);
 }
 
 /*

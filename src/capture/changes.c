@@ -164,6 +164,7 @@ list_change(CozeListing *listing, const CozeChange *change)
 static void
 bad_entry(const char *error)
 {
+	/* also when a segment was emptied just now under who reads at or below the cut */
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("cannot read an entry of the change log"),
@@ -204,6 +205,27 @@ list_chunk(void *arg, const char *data, Size size)
 }
 
 static void
+count_chunk(void *arg, const char *data, Size size)
+{
+	(*(uint32 *) arg)++;
+}
+
+/*
+ * Are the chunks of the entry at hand all there?  Of an entry at or below the cut they
+ * may be gone while its head is still there.
+ */
+static bool
+chunks_are_there(CozeListing *listing, int64 chunks)
+{
+	uint32		n = 0;
+
+	if (listing->head.version.hlc > coze_cut())
+		return true;
+	coze_log_read_chunks(chunks, listing->snapshot, count_chunk, &n);
+	return n == listing->head.nchunks;
+}
+
+static void
 list_entry(CozeListing *listing, const CozeLogEntry *entry)
 {
 	const char *error = coze_wire_get_head(entry->head, entry->size, &listing->head);
@@ -215,7 +237,7 @@ list_entry(CozeListing *listing, const CozeLogEntry *entry)
 		coze_wire_reader_init(&listing->changes);
 		if (listing->head.nchunks == 0)
 			list_bytes(listing, listing->head.inline_body, listing->head.inline_size);
-		else
+		else if (chunks_are_there(listing, entry->chunks))
 			coze_log_read_chunks(entry->chunks, listing->snapshot, list_chunk, listing);
 		coze_wire_reader_free(&listing->changes);
 	}

@@ -61,7 +61,8 @@ typedef struct CozeKnownDescriptor
 static HTAB *plans = NULL;
 static HTAB *known_descriptors = NULL;
 static Oid	descriptor_table = InvalidOid;	/* where they were seen */
-static CozePlanEntry *last_entry = NULL;	/* used last; entries never move or go */
+static CozePlanEntry *last_entry = NULL;	/* used last; entries do not move */
+static long sweep_at = 256;		/* look for entries of dropped tables at so many */
 
 /* --- invalidation ---------------------------------------------------------------- */
 
@@ -357,6 +358,40 @@ make_plan(Relation rel, Oid root_oid)
 	return plan;
 }
 
+/* The plan is not used any more, but perhaps by somebody further up. */
+static void
+discard_plan(CozePlanEntry *entry)
+{
+	if (entry->context != NULL)
+		MemoryContextSetParent(entry->context, TopTransactionContext);
+	entry->context = NULL;
+	entry->plan = NULL;
+	entry->valid = false;
+}
+
+/*
+ * Tables come and go.  What is outdated, and has not been met in this transaction, may
+ * be of one that is gone.
+ */
+static void
+sweep(void)
+{
+	HASH_SEQ_STATUS scan;
+	CozePlanEntry *entry;
+
+	hash_seq_init(&scan, plans);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		if (entry->history.transaction == coze_buffer_transaction() ||
+			(entry->valid && !entry->outdated))
+			continue;
+		discard_plan(entry);
+		hash_search(plans, &entry->relid, HASH_REMOVE, NULL);
+	}
+	last_entry = NULL;
+	sweep_at = Max(256, 2 * hash_get_num_entries(plans));
+}
+
 /* Make the entry's plan anew. */
 static void
 renew(CozePlanEntry *entry, Relation rel, Oid trigger)
@@ -373,9 +408,7 @@ renew(CozePlanEntry *entry, Relation rel, Oid trigger)
 	plan = make_plan(rel, entry->root);
 	MemoryContextSwitchTo(old);
 
-	/* Somebody further up may be using the plan that this one replaces. */
-	if (entry->context != NULL)
-		MemoryContextSetParent(entry->context, TopTransactionContext);
+	discard_plan(entry);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	entry->context = context;
 	entry->plan = plan;
@@ -394,6 +427,8 @@ coze_plan_get(Relation rel, Oid trigger, CozeTableHistory **history)
 
 		if (plans == NULL)
 			make_caches();
+		if (hash_get_num_entries(plans) >= sweep_at)
+			sweep();
 		entry = hash_search(plans, &relid, HASH_ENTER, &found);
 		if (!found)
 			memset((char *) entry + sizeof(Oid), 0, sizeof(*entry) - sizeof(Oid));

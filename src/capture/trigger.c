@@ -25,9 +25,6 @@ PG_FUNCTION_INFO_V1(coze_capture);
 
 bool		coze_capture_closed = false;
 
-/* Set by the applier, for its process; weak, so that capture links without it. */
-bool		coze_in_applier __attribute__((weak)) = false;
-
 /* One call of the trigger. */
 typedef struct CozeCall
 {
