@@ -242,14 +242,21 @@ coze_link_events(const CozeLink *link)
 
 /* --- statements ------------------------------------------------------------------------------ */
 
-/* False: the link has failed. */
+/*
+ * False: the link has failed.  first is freed here, since it may lie in the session,
+ * which a failure ends; the caller must hold nothing else that does.
+ */
 static bool
-send_statement(CozeLink *link, const char *sql, int n, const CozeBuf *first,
+send_statement(CozeLink *link, const char *sql, int n, CozeBuf *first,
 			   const CozeBuf *second, bool begins)
 {
 	const CozeBuf *params[2] = {first, second};
+	Size		size = first != NULL ? first->size : 0;
+	bool		sent = coze_remote_send(link->remote, sql, n, params);
 
-	if (!coze_remote_send(link->remote, sql, n, params))
+	if (first != NULL)
+		coze_buf_free(first);
+	if (!sent)
 	{
 		fail_remote(link);
 		return false;
@@ -257,7 +264,7 @@ send_statement(CozeLink *link, const char *sql, int n, const CozeBuf *first,
 	Assert(link->nflight < MAX_IN_FLIGHT);
 	if (link->nflight == 0)
 		link->heard_at = link->now;
-	link->flight[link->nflight].size = first != NULL ? first->size : 0;
+	link->flight[link->nflight].size = size;
 	link->flight[link->nflight].begins = begins;
 	link->flight[link->nflight++].sent_at = link->now;
 	return true;
@@ -328,7 +335,6 @@ run_connecting(CozeLink *link)
 	MemoryContextSwitchTo(link->session);
 	if (send_statement(link, "SELECT cozesync.hello($1)", 1, &hello, NULL, false))
 		enter(link, COZE_LINK_GREETING, CONNECT_TIMEOUT);
-	coze_buf_free(&hello);
 }
 
 static void
@@ -490,7 +496,7 @@ push_batches(CozeLink *link)
 		CozeBuf		batch = {0};
 		uint64		on_its_way = 0;
 		CozeSourceLook look;
-		bool		sent = true;
+		Size		size;
 
 		for (int i = 0; i < link->nflight; i++)
 			on_its_way += link->flight[i].size;
@@ -508,13 +514,11 @@ push_batches(CozeLink *link)
 			return true;
 		}
 		COZE_DEBUG_POINT("link-before-send");
-		sent = send_statement(link, "SELECT cozesync.receive($1)", 1, &batch, NULL, false);
-		if (sent)
-			coze_link_count(link->slot, COZE_LINK_OUT, coze_source_batch_hlc(link->source),
-							coze_source_batch_entries(link->source), batch.size);
-		coze_buf_free(&batch);
-		if (!sent)
+		size = batch.size;
+		if (!send_statement(link, "SELECT cozesync.receive($1)", 1, &batch, NULL, false))
 			return false;
+		coze_link_count(link->slot, COZE_LINK_OUT, coze_source_batch_hlc(link->source),
+						coze_source_batch_entries(link->source), size);
 		link->ask_after = ASK_FIRST;
 	}
 	return true;
@@ -523,7 +527,7 @@ push_batches(CozeLink *link)
 static void
 push_more(CozeLink *link, bool may_send)
 {
-	static const CozeBuf empty = {0};
+	CozeBuf		empty = {0};
 
 	if (coze_source_must_begin(link->source) && !link->must_begin)
 	{
@@ -580,19 +584,25 @@ pull_more(CozeLink *link)
 	if (link->nflight > 0 || (begins && link->now < link->begin_at))
 		return;
 	if (begins)
+	{
+		/* each begin goes through the queue, too */
+		if (coze_target_window(link->target) <= COZE_SOURCE_SLACK)
+		{
+			link->begin_at = link->now + WINDOW_POLL;
+			return;
+		}
 		coze_target_begin(link->target);
+	}
 	coze_target_acknowledge(link->target, &ack);
 	link->window = ack.window;
 	if (ack.window > COZE_SOURCE_SLACK)
-	{
 		coze_wire_put_ack(&request, &ack);
-		if (send_statement(link, "CALL cozesync.send($1, $2)", 2, &request,
-						   begins ? &empty : NULL, begins))
-			link->must_begin = false;
-		coze_buf_free(&request);
-	}
 	coze_vector_free(&ack.applied);
 	coze_vector_free(&ack.queued);
+	if (request.size > 0 &&
+		send_statement(link, "CALL cozesync.send($1, $2)", 2, &request,
+					   begins ? &empty : NULL, begins))
+		link->must_begin = false;
 }
 
 /* --- streaming ---------------------------------------------------------------------------------------- */

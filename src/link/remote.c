@@ -31,6 +31,7 @@ struct CozeRemote
 	PGresult   *result;			/* holds the answer received last */
 	bool		connected;
 	bool		holds_fd;
+	bool		unsent;			/* something waits for room in the socket */
 	PostgresPollingStatusType polling;
 	const char *failure;		/* of our own, instead of libpq's */
 };
@@ -132,16 +133,26 @@ coze_remote_socket(const CozeRemote *remote)
 	return remote->conn != NULL ? PQsocket(remote->conn) : PGINVALID_SOCKET;
 }
 
-/* After every call of ours all that fits was written, so a pending rest needs the socket. */
+/* Must not touch the connection: libpq closes the socket when writing fails. */
 uint32
 coze_remote_events(const CozeRemote *remote)
 {
 	if (!remote->connected)
 		return remote->polling == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
-	return WL_SOCKET_READABLE | (PQflush(remote->conn) == 1 ? WL_SOCKET_WRITEABLE : 0);
+	return WL_SOCKET_READABLE | (remote->unsent ? WL_SOCKET_WRITEABLE : 0);
 }
 
 /* --- statements ------------------------------------------------------------------------ */
+
+/* Write what fits; false: the connection is broken. */
+static bool
+flush(CozeRemote *remote)
+{
+	int			result = PQflush(remote->conn);
+
+	remote->unsent = result == 1;
+	return result >= 0;
+}
 
 bool
 coze_remote_send(CozeRemote *remote, const char *sql, int n, const CozeBuf *const *params)
@@ -158,7 +169,7 @@ coze_remote_send(CozeRemote *remote, const char *sql, int n, const CozeBuf *cons
 		lengths[i] = params[i] == NULL ? 0 : (int) params[i]->size;
 	}
 	return PQsendQueryParams(remote->conn, sql, n, types, values, lengths, formats, 1) &&
-		PQpipelineSync(remote->conn) && PQflush(remote->conn) >= 0;
+		PQpipelineSync(remote->conn) && flush(remote);
 }
 
 /* A result into an answer; false if it is of no interest. */
@@ -194,7 +205,7 @@ coze_remote_receive(CozeRemote *remote, CozeAnswer *answer)
 	if (remote->result != NULL)
 		PQclear(remote->result);
 	remote->result = NULL;
-	if (PQflush(remote->conn) < 0 || PQconsumeInput(remote->conn) == 0)
+	if (!flush(remote) || PQconsumeInput(remote->conn) == 0)
 		return COZE_REMOTE_FAILED;
 
 	/* Twice nothing in a row: there is no statement without an answer. */

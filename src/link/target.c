@@ -119,6 +119,17 @@ coze_target_begin(CozeTarget *target)
 	target->refusing = false;
 }
 
+uint64
+coze_target_window(const CozeTarget *target)
+{
+	CozeVector	queued = {0};
+	uint64		window;
+
+	coze_queue_state(target->peer, &queued, &window);
+	coze_vector_free(&queued);
+	return window;
+}
+
 void
 coze_target_acknowledge(CozeTarget *target, CozeAck *ack)
 {

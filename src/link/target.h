@@ -30,6 +30,9 @@ extern void coze_target_begin(CozeTarget *target);
  */
 extern bool coze_target_take(CozeTarget *target, const char *data, Size size);
 
+/* How many bytes the peer may send now. */
+extern uint64 coze_target_window(const CozeTarget *target);
+
 /* What this node has applied (flushed), what it has queued, and its window. */
 extern void coze_target_acknowledge(CozeTarget *target, CozeAck *ack);
 
