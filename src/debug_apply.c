@@ -102,6 +102,7 @@ coze_debug_batch(PG_FUNCTION_ARGS)
 Datum
 coze_debug_put(PG_FUNCTION_ARGS)
 {
+	static uint64 stream = 0;
 	CozeOrigin	peer = (CozeOrigin) PG_GETARG_INT64(0);
 	bytea	   *batch = PG_GETARG_BYTEA_PP(2);
 	CozeVector	queued;
@@ -109,8 +110,8 @@ coze_debug_put(PG_FUNCTION_ARGS)
 	coze_attach();
 	coze_vector_init(&queued);
 	if (PG_GETARG_BOOL(1))
-		coze_queue_begin(peer, &queued);
-	switch (coze_queue_put(peer, VARDATA_ANY(batch), VARSIZE_ANY_EXHDR(batch)))
+		stream = coze_queue_begin(peer, &queued);
+	switch (coze_queue_put(peer, stream, VARDATA_ANY(batch), VARSIZE_ANY_EXHDR(batch)))
 	{
 		case COZE_QUEUE_TAKEN:
 			PG_RETURN_TEXT_P(cstring_to_text("taken"));

@@ -597,9 +597,13 @@ work(void)
 			;
 		retry_if_asked();
 		result = run_round();
-		/* What waits here may wait for what has not been taken yet. */
-		if (result == ROUND_IDLE && coze_intake_take())
-			continue;
+		if (result == ROUND_IDLE)
+		{
+			/* What waits here may wait for what has not been taken, or sent, yet. */
+			coze_intake_detach();
+			if (coze_intake_take())
+				continue;
+		}
 		coze_conflict_notify();
 		upkeep();
 		if (result == ROUND_IDLE)

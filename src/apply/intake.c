@@ -6,7 +6,8 @@
  * An entry that is complete in its batch is used in place, in shared memory; one
  * that goes over several batches is spooled to a temporary file and counts
  * as queued when it is complete.  While an origin stands still what comes of it
- * goes to a file, too, so that it takes no room from the others.
+ * goes to a file, too, so that it takes no room from the others; and what waits for
+ * long in memory is copied out of its batches.
  *
  * Invariant: a queue holds a run of its origin's entries without holes, which
  * begins behind what is applied.  What another peer had delivered already is
@@ -138,6 +139,20 @@ free_entry(CozeQueuedEntry *entry)
 	else
 		pfree(unconstify(char *, entry->data));
 	pfree(entry);
+}
+
+/* A copy of an entry that lies in a batch, with so many of its chunks in a file. */
+static CozeQueuedEntry *
+copy_of(const CozeQueuedEntry *entry, uint32 nchunks)
+{
+	CozeQueuedEntry *copy = make_entry(entry->prev, entry->data, entry->size, NULL);
+
+	copy->memory = entry->memory;
+	if (entry->head.nchunks > 0)
+		copy->spool = make_file();
+	for (uint32 i = 0; i < nchunks; i++)
+		write_sized(copy->spool, entry->chunks[i].data, entry->chunks[i].size);
+	return copy;
 }
 
 /* --- queues --- */
@@ -319,6 +334,42 @@ coze_intake_done(CozeOriginQueue *queue)
 	free_entry(entry);
 }
 
+/* What came last is at the end, so that only what is new is looked at. */
+static void
+detach_queue(CozeOriginQueue *queue)
+{
+	dlist_node *node = queue->n > 0 ? dlist_tail_node(&queue->entries) : NULL;
+
+	while (node != NULL)
+	{
+		CozeQueuedEntry *entry = dlist_container(CozeQueuedEntry, node, node);
+		CozeQueuedEntry *copy;
+
+		if (entry->batch == NULL)
+			return;
+		copy = copy_of(entry, entry->head.nchunks);
+		dlist_insert_before(&entry->node, &copy->node);
+		dlist_delete(&entry->node);
+		free_entry(entry);
+		node = dlist_has_prev(&queue->entries, &copy->node) ?
+			dlist_prev_node(&queue->entries, &copy->node) : NULL;
+	}
+}
+
+void
+coze_intake_detach(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(intake_context);
+	ResourceOwner owner = CurrentResourceOwner;
+	ListCell   *lc;
+
+	CurrentResourceOwner = intake_owner;
+	foreach(lc, queues)
+		detach_queue(lfirst(lc));
+	CurrentResourceOwner = owner;
+	MemoryContextSwitchTo(old);
+}
+
 /* --- batches --- */
 
 static Partial *
@@ -352,17 +403,11 @@ static void
 spool_partial(Partial *partial)
 {
 	CozeQueuedEntry *entry = partial->entry;
-	CozeQueuedEntry *copy;
 
 	if (entry == NULL || entry->batch == NULL)
 		return;
-	copy = make_entry(entry->prev, entry->data, entry->size, NULL);
-	copy->memory = entry->memory;
-	copy->spool = make_file();
-	for (uint32 i = 0; i < partial->nchunks; i++)
-		write_sized(copy->spool, entry->chunks[i].data, entry->chunks[i].size);
+	partial->entry = copy_of(entry, partial->nchunks);
 	free_entry(entry);
-	partial->entry = copy;
 }
 
 static void

@@ -71,6 +71,12 @@ extern CozeOriginQueue *coze_intake_queue(int i);	/* NULL: no more */
 extern CozeQueuedEntry *coze_intake_head(CozeOriginQueue *queue);
 extern void coze_intake_done(CozeOriginQueue *queue);
 
+/*
+ * Nothing can be applied now: what waits must not keep the batches in which it came,
+ * for they count in their senders' windows with all that is in them.
+ */
+extern void coze_intake_detach(void);
+
 /* The chunks of an entry, one by one; *data is valid until the next call. */
 typedef struct CozeChunkReader
 {

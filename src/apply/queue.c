@@ -9,8 +9,11 @@
  * applier drops them.  So whoever receives can tell at once whether a batch
  * continues the stream, without asking the applier.
  *
- * A peer that did not begin its stream since the queue was last dropped is
- * answered with a gap.
+ * A batch names the stream that it is part of, and only the one that its peer began
+ * last goes on: two sessions of one peer (the linker over there has died and come back,
+ * the backend here that it had talked to does not know yet) must not mix their chunks.
+ * When the queue is dropped all streams end.  What is not part of a stream that goes
+ * on is answered with a gap.
  *
  * Locking: db->lock guards everything in CozeQueueDb and the batches' links.  It
  * is never held while bytes are copied.
@@ -47,7 +50,7 @@ typedef struct CozeQueuedBatch
 typedef struct CozeQueuePeer
 {
 	CozeOrigin	origin;			/* 0: free */
-	uint64		generation;		/* of the queue, when its stream began */
+	uint64		stream;			/* its number, 0: none goes on */
 	uint64		bytes;			/* queued and not done */
 	CozeVersion partial;		/* entry whose chunks are not complete; hlc 0: none */
 	uint32		chunks_missing;
@@ -63,7 +66,7 @@ typedef struct CozeQueueDb
 	dsa_pointer tail;
 	dsa_pointer next_untaken;
 	uint64		next_id;
-	uint64		generation;
+	uint64		last_stream;	/* number given last */
 	int			nqueued;		/* last entry of each origin that is queued in full */
 	CozeVectorEntry *queued;
 	CozeQueuePeer *peers;		/* cozesync_max_nodes */
@@ -109,7 +112,6 @@ coze_queue_shmem_init(void)
 		CozeQueueDb *db = &queues->db[i];
 
 		LWLockInitialize(&db->lock, queues->lock.tranche);
-		db->generation = 1;
 		db->queued = (CozeVectorEntry *) p;
 		p += cozesync_max_nodes * sizeof(CozeVectorEntry);
 		db->peers = (CozeQueuePeer *) p;
@@ -191,10 +193,12 @@ window_size(void)
 	return (uint64) cozesync_batch_size * 1024 * WINDOW_BATCHES;
 }
 
+/* A new one takes a free place, or one of a peer that has nothing here and will begin anew. */
 static CozeQueuePeer *
 find_peer(CozeQueueDb *db, CozeOrigin origin, bool make)
 {
 	CozeQueuePeer *unused = NULL;
+	CozeQueuePeer *idle = NULL;
 
 	for (int i = 0; i < cozesync_max_nodes; i++)
 	{
@@ -202,9 +206,13 @@ find_peer(CozeQueueDb *db, CozeOrigin origin, bool make)
 
 		if (peer->origin == origin)
 			return peer;
-		if (unused == NULL && (peer->origin == 0 || peer->bytes == 0))
+		if (unused == NULL && peer->origin == 0)
 			unused = peer;
+		if (idle == NULL && peer->bytes == 0)
+			idle = peer;
 	}
+	if (unused == NULL)
+		unused = idle;
 	if (!make || unused == NULL)
 		return NULL;
 	memset(unused, 0, sizeof(*unused));
@@ -230,18 +238,19 @@ add_queued(CozeQueueDb *db, CozeVector *v)
 		coze_vector_raise(v, db->queued[i].origin, db->queued[i].hlc);
 }
 
+/* False: there are too many origins. */
 static bool
-set_queued(CozeQueueDb *db, CozeOrigin origin, CozeHlc hlc)
+make_place(CozeQueueDb *db, CozeOrigin origin)
 {
 	int			i = queued_place(db, origin);
 
-	if (i == db->nqueued)
-	{
-		if (db->nqueued == cozesync_max_nodes)
-			return false;
-		db->queued[db->nqueued++].origin = origin;
-	}
-	db->queued[i].hlc = hlc;
+	if (i < db->nqueued)
+		return true;
+	if (db->nqueued == cozesync_max_nodes)
+		return false;
+	db->queued[i].origin = origin;
+	db->queued[i].hlc = 0;
+	db->nqueued++;
 	return true;
 }
 
@@ -377,11 +386,12 @@ make_batch(CozeQueueDb *db, CozeOrigin peer, const char *data, Size size)
 	return p;
 }
 
-void
+uint64
 coze_queue_begin(CozeOrigin peer, CozeVector *queued)
 {
 	CozeQueueDb *db = my_queue();
 	dsa_pointer p = make_batch(db, peer, NULL, 0);
+	uint64		stream = 0;
 	CozeQueuePeer *q;
 
 	coze_held(queued);
@@ -389,7 +399,7 @@ coze_queue_begin(CozeOrigin peer, CozeVector *queued)
 	q = find_peer(db, peer, true);
 	if (q != NULL)
 	{
-		q->generation = db->generation;
+		q->stream = stream = ++db->last_stream;
 		q->partial.hlc = 0;
 		q->chunks_missing = 0;
 		add_queued(db, queued);
@@ -406,28 +416,41 @@ coze_queue_begin(CozeOrigin peer, CozeVector *queued)
 						 cozesync_max_nodes)));
 	}
 	coze_worker_wake(COZE_WORKER_APPLIER);
+	return stream;
 }
 
-/* Under the lock: take over what continues() found. */
+/* Whose entry, or whose chunks, are these? */
+static CozeOrigin
+origin_of(const Item *item, const CozeQueuePeer *peer)
+{
+	return item->version.hlc != 0 ? item->version.origin : peer->partial.origin;
+}
+
+/* Under the lock: take over what continues() found, or nothing of it. */
 static bool
 commit_put(CozeQueueDb *db, CozeQueuePeer *peer, const CozeQueuePeer *after,
 		   const CozeVector *queued, const Item *items, int nitems)
 {
 	for (int i = 0; i < nitems; i++)
 	{
-		CozeOrigin	origin = items[i].version.hlc != 0 ? items[i].version.origin :
-			peer->partial.origin;
+		CozeOrigin	origin = origin_of(&items[i], peer);
 
-		if (origin != coze_own_origin() &&
-			!set_queued(db, origin, coze_vector_get(queued, origin)))
+		if (origin != coze_own_origin() && !make_place(db, origin))
 			return false;
+	}
+	for (int i = 0; i < nitems; i++)
+	{
+		CozeOrigin	origin = origin_of(&items[i], peer);
+
+		if (origin != coze_own_origin())
+			db->queued[queued_place(db, origin)].hlc = coze_vector_get(queued, origin);
 	}
 	*peer = *after;
 	return true;
 }
 
 CozeQueuePut
-coze_queue_put(CozeOrigin peer, const char *data, Size size)
+coze_queue_put(CozeOrigin peer, uint64 stream, const char *data, Size size)
 {
 	CozeQueueDb *db = my_queue();
 	CozeQueuePut result = COZE_QUEUE_TAKEN;
@@ -444,7 +467,7 @@ coze_queue_put(CozeOrigin peer, const char *data, Size size)
 	LWLockAcquire(&db->lock, LW_EXCLUSIVE);
 	q = find_peer(db, peer, false);
 	add_queued(db, &queued);
-	if (q == NULL || q->generation != db->generation)
+	if (q == NULL || stream == 0 || q->stream != stream)
 		result = COZE_QUEUE_GAP;
 	else if (q->bytes > 0 && q->bytes + size > window_size())
 		result = COZE_QUEUE_FULL;
@@ -561,10 +584,12 @@ coze_queue_restart(void)
 	LWLockAcquire(&db->lock, LW_EXCLUSIVE);
 	p = db->head;
 	db->head = db->tail = db->next_untaken = InvalidDsaPointer;
-	db->generation++;
 	db->nqueued = 0;
 	for (int i = 0; i < cozesync_max_nodes; i++)
+	{
 		db->peers[i].bytes = 0;
+		db->peers[i].stream = 0;
+	}
 	LWLockRelease(&db->lock);
 	while (DsaPointerIsValid(p))
 	{

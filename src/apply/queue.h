@@ -30,9 +30,11 @@ extern void coze_queue_shmem_init(void);
 /*
  * A peer's stream begins anew: what it had queued in part (an entry whose chunks are
  * not complete) is forgotten.  *queued: what is applied or queued in full, from
- * whomever; the stream continues there.
+ * whomever; the stream continues there.  Returns the stream's number, which all of its
+ * batches name: what a session that is not yet dead still brings of the former
+ * stream is refused.
  */
-extern void coze_queue_begin(CozeOrigin peer, CozeVector *queued);
+extern uint64 coze_queue_begin(CozeOrigin peer, CozeVector *queued);
 
 typedef enum CozeQueuePut
 {
@@ -43,7 +45,7 @@ typedef enum CozeQueuePut
 } CozeQueuePut;
 
 /* Queue a checked batch of frames, all of it or nothing. */
-extern CozeQueuePut coze_queue_put(CozeOrigin peer, const char *data, Size size);
+extern CozeQueuePut coze_queue_put(CozeOrigin peer, uint64 stream, const char *data, Size size);
 
 /* What is applied or queued in full, and how many bytes a peer may send now. */
 extern void coze_queue_state(CozeOrigin peer, CozeVector *queued, uint64 *window);

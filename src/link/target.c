@@ -47,6 +47,7 @@ struct CozeTarget
 	char	   *peer_name;
 	CozeLinkSlot *slot;
 	bool		refusing;		/* until the stream begins anew */
+	uint64		stream;			/* its number in the queue */
 	HTAB	   *described;		/* hashes of descriptors that came */
 	CozeVector	received;		/* complete entries that came since the begin */
 	CozeVector	skipped;		/* first entry of an origin that was not taken */
@@ -106,7 +107,7 @@ coze_target_begin(CozeTarget *target)
 	};
 	CozeVector	queued = {0};
 
-	coze_queue_begin(target->peer, &queued);
+	target->stream = coze_queue_begin(target->peer, &queued);
 	coze_vector_free(&queued);
 	if (target->described != NULL)
 		hash_destroy(target->described);
@@ -379,9 +380,10 @@ coze_target_take(CozeTarget *target, const char *data, Size size)
 	taken = check_batch(target, &batch, data, size);
 	if (taken && batch.copying)
 		taken = batch.kept.size == 0 ||
-			coze_queue_put(target->peer, batch.kept.data, batch.kept.size) == COZE_QUEUE_TAKEN;
+			coze_queue_put(target->peer, target->stream, batch.kept.data,
+						   batch.kept.size) == COZE_QUEUE_TAKEN;
 	else if (taken)
-		taken = coze_queue_put(target->peer, data, size) == COZE_QUEUE_TAKEN;
+		taken = coze_queue_put(target->peer, target->stream, data, size) == COZE_QUEUE_TAKEN;
 	if (taken)
 		coze_link_count(target->slot, COZE_LINK_IN, batch.last_hlc, batch.entries, size);
 	target->refusing = !taken;
