@@ -99,7 +99,7 @@ lock_table(Oid relid, LOCKMODE mode)
 	coze_applying.held_back_by = coze_lock_holder(relid, mode);
 	coze_stop_waiting();
 	LockRelationOid(relid, mode);
-	coze_applying.held_back_by = 0;
+	coze_stop_waited();
 }
 
 /* Against all who write to it or read it: nobody is just bringing a row in. */
@@ -431,7 +431,7 @@ wait_for(const SnapshotData *dirty)
 		SpeculativeInsertionWait(xid, dirty->speculativeToken);
 	else
 		XactLockTableWait(xid, NULL, NULL, XLTW_None);
-	coze_applying.held_back_by = 0;
+	coze_stop_waited();
 }
 
 /* Lock what was found; false: it has changed meanwhile. */
@@ -452,7 +452,7 @@ lock_row(CozeHeap *heap, CozeLook look, bool *waited)
 		result = table_tuple_lock(heap->rel, &heap->found->tts_tid, GetActiveSnapshot(),
 								  heap->found, GetCurrentCommandId(false), mode, LockWaitBlock,
 								  0, &tmfd);
-		coze_applying.held_back_by = 0;
+		coze_stop_waited();
 	}
 	PopActiveSnapshot();
 	switch (result)

@@ -46,6 +46,9 @@ CozeApplying coze_applying;
 static CozeAllStops *all = NULL;
 static CozeStops *mine = NULL;
 
+/* Whose stream is shown as stopped for no other reason than a wait; 0: nobody's. */
+static CozeOrigin only_waiting = 0;
+
 Size
 coze_apply_shmem_size(void)
 {
@@ -154,12 +157,25 @@ void
 coze_stop_waiting(void)
 {
 	char		key[COZE_KEY_TEXT_SIZE];
+	CozeApplyStop stop;
 
 	if (coze_applying.version.hlc == 0)
 		return;
 	coze_applying_key(key);
+	if (!coze_apply_stop_of(coze_applying.version.origin, &stop))
+		only_waiting = coze_applying.version.origin;
 	coze_stop_set(coze_applying.version.origin, coze_applying.version.hlc, coze_applying.relid,
 				  coze_applying.held_back_by, key, "waiting for a lock");
+}
+
+/* The wait is over, whether or not it brought the lock. */
+void
+coze_stop_waited(void)
+{
+	coze_applying.held_back_by = 0;
+	if (only_waiting != 0)
+		coze_stop_clear(only_waiting);
+	only_waiting = 0;
 }
 
 void
@@ -257,6 +273,7 @@ coze_apply_retry(void)
 void
 coze_applying_clear(void)
 {
+	coze_stop_waited();
 	memset(&coze_applying, 0, sizeof(coze_applying));
 }
 

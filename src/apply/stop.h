@@ -36,6 +36,7 @@ extern void coze_applying_key(char *text);	/* COZE_KEY_TEXT_SIZE */
 extern void coze_stop_set(CozeOrigin origin, CozeHlc hlc, Oid relid, int held_back_by,
 						  const char *key, const char *error);
 extern void coze_stop_waiting(void);
+extern void coze_stop_waited(void);
 extern void coze_stop_clear(CozeOrigin origin);
 extern void coze_stop_clear_all(void);
 extern void coze_stop_count(uint64 transactions, uint64 rows, uint64 conflicts);

@@ -80,6 +80,19 @@ for my $node (@both)
         'users|1|update_update|from a', $node->name . ' has logged the write that lost');
 }
 
+# The applier waits for a user's lock, says so, and says so no more once it has it.
+my $holder = $b->background_psql('postgres');
+$holder->query_safe('BEGIN; UPDATE users SET name = name WHERE id = 3');
+$a->safe_psql('postgres', q{UPDATE users SET name = 'waited for' WHERE id = 3});
+my $stream = q{FROM cozesync.links WHERE source = 'a'};
+ok(poll_until($b, "SELECT state = 'stopped' AND held_back_by_pid IS NOT NULL $stream"), 'a lock is waited for');
+$holder->query_safe('COMMIT');
+$holder->quit;
+ok(wait_sync(@both), 'in sync once the lock is free');
+is($b->safe_psql('postgres', "SELECT state, stopped_at IS NULL, held_back_by_pid IS NULL $stream"),
+    'streaming|t|t', 'the link goes on');
+same_rows(\@both, ['users'], 'same rows after a lock was waited for');
+
 # A truncation travels.
 $a->safe_psql('postgres', 'TRUNCATE parts');
 ok(wait_sync(@both), 'in sync');
