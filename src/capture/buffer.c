@@ -25,6 +25,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "utils/memutils.h"
 
@@ -112,7 +113,7 @@ current_piece(CozeLevel *level)
 	if (piece != NULL)
 		return piece;
 	piece = MemoryContextAllocZero(buffer->context, sizeof(CozePiece));
-	if (buffer->next_piece == PG_UINT32_MAX)
+	if (buffer->next_piece == PG_INT32_MAX) /* numbers of chunks are signed in the log */
 		elog(ERROR, "too many subtransactions captured changes");
 	piece->number = buffer->next_piece++;
 	level->first = level->last = piece;
@@ -175,6 +176,7 @@ lend_piece(CozePiece *piece, bool all)
 	{
 		Size		size = Min(piece->buf.size - piece->lent_size, COZE_WIRE_PIECE_MAX);
 
+		CHECK_FOR_INTERRUPTS();
 		write_chunk(piece, piece->nchunks + piece->lent_chunks,
 					piece->buf.data + piece->lent_size, size);
 		piece->lent_chunks++;
