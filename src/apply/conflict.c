@@ -58,10 +58,25 @@ typedef struct Superseding
 	ArrayType  *deciders;
 } Superseding;
 
+/*
+ * What happens to the conflict log, in the order in which entries were decided:
+ * what one notes a later one of the same transaction may withdraw.
+ */
+typedef enum StepKind
+{
+	STEP_NOTE,					/* a CozeConflict */
+	STEP_WITHDRAW,				/* a Withdrawal */
+	STEP_SUPERSEDE,				/* a Superseding */
+} StepKind;
+
+typedef struct Step
+{
+	StepKind	kind;
+	void	   *what;
+} Step;
+
 static MemoryContext conflict_context = NULL;	/* of this transaction */
-static List *noted = NIL;
-static List *withdrawn = NIL;
-static List *superseded = NIL;
+static List *steps = NIL;
 
 static MemoryContext notify_context = NULL;
 static List *payloads = NIL;	/* of the transactions since the last notification */
@@ -130,6 +145,16 @@ enter_context(void)
 	return MemoryContextSwitchTo(conflict_context);
 }
 
+static void
+add_step(StepKind kind, void *what)
+{
+	Step	   *step = palloc(sizeof(Step));
+
+	step->kind = kind;
+	step->what = what;
+	steps = lappend(steps, step);
+}
+
 void
 coze_conflict_note(const CozeConflict *conflict)
 {
@@ -143,7 +168,7 @@ coze_conflict_note(const CozeConflict *conflict)
 	copy->remote_row = keep(conflict->remote_row);
 	copy->base_row = keep(conflict->base_row);
 	copy->result_row = keep(conflict->result_row);
-	noted = lappend(noted, copy);
+	add_step(STEP_NOTE, copy);
 	MemoryContextSwitchTo(old);
 }
 
@@ -157,7 +182,7 @@ coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersion loser, Coz
 	w->key = keep(key);
 	w->loser = loser;
 	w->decided = decided;
-	withdrawn = lappend(withdrawn, w);
+	add_step(STEP_WITHDRAW, w);
 	MemoryContextSwitchTo(old);
 }
 
@@ -166,7 +191,7 @@ void
 coze_conflict_forget(void)
 {
 	conflict_context = NULL;
-	noted = withdrawn = superseded = NIL;
+	steps = NIL;
 }
 
 /* Versions as an array (hlc, origin, hlc, origin, ...). */
@@ -206,7 +231,7 @@ coze_conflict_supersede(const CozeTable *table, List *keys, CozeHlc cut, List *c
 		s->cut = cut;
 		s->losers = versions_array(conflicts, s->key, true);
 		s->deciders = versions_array(conflicts, s->key, false);
-		superseded = lappend(superseded, s);
+		add_step(STEP_SUPERSEDE, s);
 	}
 	MemoryContextSwitchTo(old);
 }
@@ -338,25 +363,43 @@ insert(const CozeConflict *c)
 	SPI_freetuptable(SPI_tuptable);
 }
 
+static void
+take_step(const Step *step)
+{
+	switch (step->kind)
+	{
+		case STEP_NOTE:
+			insert(step->what);
+			break;
+		case STEP_WITHDRAW:
+			withdraw(step->what);
+			break;
+		case STEP_SUPERSEDE:
+			supersede(step->what);
+			break;
+	}
+}
+
 /* At the end of a transaction; how many conflicts there were. */
 int
 coze_conflict_flush(void)
 {
 	ListCell   *lc;
-	int			n = list_length(noted);
+	int			n = 0;
 
-	if (noted != NIL || withdrawn != NIL || superseded != NIL)
+	if (steps != NIL)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		SPI_connect();
 		if (insert_plan == NULL)
 			prepare_insert();
-		foreach(lc, withdrawn)
-			withdraw(lfirst(lc));
-		foreach(lc, superseded)
-			supersede(lfirst(lc));
-		foreach(lc, noted)
-			insert(lfirst(lc));
+		foreach(lc, steps)
+		{
+			const Step *step = lfirst(lc);
+
+			take_step(step);
+			n += step->kind == STEP_NOTE;
+		}
 		SPI_finish();
 		PopActiveSnapshot();
 	}

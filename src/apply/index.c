@@ -77,6 +77,7 @@ static int	nmembers = 0;
 static bool built = false;
 static uint64 group_generation = 0; /* of what members holds */
 static bool least_known = false;
+static CozeHlc trimmed_to = 0;		/* nothing of tables that fold is at or below it */
 
 /* Own entries up to here are indexed; above it, those in above. */
 static CozeHlc indexed_upto = 0;
@@ -308,10 +309,11 @@ coze_index_trim(void)
 	if (!built)
 		return;
 	compute_least();
+	trimmed_to = coze_cut();
 	for (int i = 0; i < norigins; i++)
 	{
 		trim_list(&origins[i].plain, origins[i].least);
-		trim_list(&origins[i].folds, coze_cut());
+		trim_list(&origins[i].folds, trimmed_to);
 	}
 }
 
@@ -902,4 +904,8 @@ coze_index_begin(void)
 	}
 	else
 		coze_index_extend();
+
+	/* A fold goes on from the states at the cut: nothing below it may be folded again. */
+	if (coze_cut() > trimmed_to)
+		coze_index_trim();
 }
