@@ -193,7 +193,7 @@ BEGIN
     IF pg_relation_size('cozesync.chunk_1') > 2000000 THEN
         RAISE EXCEPTION 'the log has % bytes', pg_relation_size('cozesync.chunk_1');
     END IF;
-    IF (SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'cozesync c%' AND parent = 'TopTransactionContext') > 200000 THEN
+    IF (SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name IN ('cozesync capture', 'cozesync chunks')) > 200000 THEN
         RAISE EXCEPTION 'too much memory';
     END IF;
 END $$;
