@@ -29,6 +29,7 @@
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
 #include "utils/acl.h"
+#include "utils/backend_status.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -151,6 +152,17 @@ coze_owns_database(Oid database)
 	return object_ownercheck(DatabaseRelationId, database, GetUserId());
 #else
 	return pg_database_ownercheck(database, GetUserId());
+#endif
+}
+
+/* The n-th of pgstat_fetch_stat_numbackends() processes, from 1. */
+static inline const PgBackendStatus *
+coze_backend_status(int n)
+{
+#if PG_VERSION_NUM >= 160000
+	return &pgstat_get_local_beentry_by_index(n)->backendStatus;
+#else
+	return &pgstat_fetch_stat_local_beentry(n)->backendStatus;
 #endif
 }
 

@@ -14,6 +14,10 @@
  * the launcher starts nothing there, greetings are refused, and all that is there
  * is told to leave.
  *
+ * A server that was told to stop when its clients are gone (smart shutdown) does not
+ * count our workers, but the sessions of peers, who do not go by themselves.  So the
+ * launcher ends those once there are no other sessions; no new ones come then.
+ *
  * Invariant: a wake-up is not lost.  An entry counts wake-ups; a linker takes back
  * only as many as it had seen when it looked.
  *
@@ -36,14 +40,17 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/pidfile.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -58,6 +65,10 @@
 #define SPARE_ENTRIES 16
 #define MAX_HOLDS 16
 #define WORKERS_PER_DATABASE 4
+#define SESSIONS_PER_NODE 3
+
+/* How often the launcher looks whether the server waits for its clients to go, in ms. */
+#define SHUTDOWN_POLL 1000
 
 /* How long hold() waits for workers to leave, and how often it looks, in ms. */
 #define LEAVE_TIMEOUT 5000
@@ -85,6 +96,7 @@ typedef struct Worker
 {
 	Oid			database;		/* InvalidOid: free */
 	int			pid;
+	bool		is_session;		/* of a peer */
 } Worker;
 
 typedef struct LauncherShared
@@ -132,11 +144,17 @@ entries_size(void)
 							 mul_size(entry_count(), sizeof(Entry))));
 }
 
+static int
+worker_count(void)
+{
+	return entry_count() * WORKERS_PER_DATABASE +
+		cozesync_max_databases * cozesync_max_nodes * SESSIONS_PER_NODE;
+}
+
 Size
 coze_launcher_shmem_size(void)
 {
-	return add_size(entries_size(),
-					mul_size(entry_count(), WORKERS_PER_DATABASE * sizeof(Worker)));
+	return add_size(entries_size(), mul_size(worker_count(), sizeof(Worker)));
 }
 
 void
@@ -151,7 +169,7 @@ coze_launcher_shmem_init(void)
 		LWLockInitialize(&shared->lock, LWLockNewTrancheId());
 		shared->proc = -1;
 		shared->nentries = entry_count();
-		shared->nworkers = entry_count() * WORKERS_PER_DATABASE;
+		shared->nworkers = worker_count();
 		shared->workers = (Worker *) ((char *) shared + entries_size());
 	}
 	LWLockRegisterTranche(shared->lock.tranche, "cozesync launcher");
@@ -248,6 +266,35 @@ leave(int code, Datum arg)
 	LWLockRelease(&shared->lock);
 }
 
+/* The caller holds the lock exclusively. */
+static void
+take_place(bool is_session)
+{
+	for (int i = 0; i < shared->nworkers; i++)
+	{
+		if (OidIsValid(shared->workers[i].database))
+			continue;
+		shared->workers[i].database = MyDatabaseId;
+		shared->workers[i].pid = MyProcPid;
+		shared->workers[i].is_session = is_session;
+		break;
+	}
+}
+
+void
+coze_launcher_enter_session(void)
+{
+	static bool entered = false;
+
+	if (entered)
+		return;
+	on_shmem_exit(leave, (Datum) 0);
+	entered = true;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	take_place(true);
+	LWLockRelease(&shared->lock);
+}
+
 void
 coze_launcher_enter(void)
 {
@@ -255,14 +302,7 @@ coze_launcher_enter(void)
 
 	on_shmem_exit(leave, (Datum) 0);
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < shared->nworkers; i++)
-	{
-		if (OidIsValid(shared->workers[i].database))
-			continue;
-		shared->workers[i].database = MyDatabaseId;
-		shared->workers[i].pid = MyProcPid;
-		break;
-	}
+	take_place(false);
 	entry = find_entry(MyDatabaseId);
 	seen_wakes = entry != NULL ? entry->wakes : 0;
 	LWLockRelease(&shared->lock);
@@ -327,7 +367,15 @@ pids_in(Oid database, int *pids, int max)
 			pids[n++] = shared->workers[i].pid;
 	}
 	LWLockRelease(&shared->lock);
-	return n + Min(max - n, coze_link_pids(database, pids + n, max - n));
+	return n;
+}
+
+/* Not a process of somebody else, who has got its number since. */
+static void
+end_process(int pid)
+{
+	if (BackendPidGetProc(pid) != NULL)
+		kill(pid, SIGTERM);
 }
 
 static void
@@ -346,7 +394,7 @@ send_away(Oid database)
 			if (pids[i] == MyProcPid)
 				continue;
 			others++;
-			kill(pids[i], SIGTERM);
+			end_process(pids[i]);
 		}
 		if (others == 0 || GetCurrentTimestamp() >= until)
 			return;
@@ -628,16 +676,98 @@ tend_all(void)
 	return timeout;
 }
 
+/* The next launcher knows nothing of linkers that it did not start. */
 static void
 launcher_left(int code, Datum arg)
 {
+	ListCell   *lc;
+
 	shared->proc = -1;
+	foreach(lc, watched)
+	{
+		Watched    *w = lfirst(lc);
+
+		if (w->handle != NULL)
+			TerminateBackgroundWorker(w->handle);
+	}
+}
+
+/* --- smart shutdown -------------------------------------------------------------------------------- */
+
+/* Has the postmaster been told to stop?  It says so in its lock file only. */
+static bool
+is_stopping(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
+	{
+		if (i == LOCK_FILE_LINE_PM_STATUS)
+			stopping = strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+	}
+	FreeFile(file);
+	return stopping;
+}
+
+/* pids of the sessions of peers in all databases. */
+static List *
+session_pids(void)
+{
+	List	   *pids = NIL;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	for (int i = 0; i < shared->nworkers; i++)
+	{
+		if (OidIsValid(shared->workers[i].database) && shared->workers[i].is_session)
+			pids = lappend_int(pids, shared->workers[i].pid);
+	}
+	LWLockRelease(&shared->lock);
+	return pids;
+}
+
+/* Are there sessions beside these? */
+static bool
+has_other_sessions(const List *pids)
+{
+	bool		has = false;
+
+	for (int i = 1; i <= pgstat_fetch_stat_numbackends() && !has; i++)
+	{
+		const PgBackendStatus *status = coze_backend_status(i);
+
+		has = status->st_backendType == B_BACKEND && !list_member_int(pids, status->st_procpid);
+	}
+	pgstat_clear_backend_activity_snapshot();
+	return has;
+}
+
+/* End the sessions of peers if the server waits for nothing else. */
+static void
+end_sessions_at_shutdown(void)
+{
+	List	   *pids;
+	ListCell   *lc;
+
+	if (!is_stopping())
+		return;
+	pids = session_pids();
+	if (!has_other_sessions(pids))
+	{
+		foreach(lc, pids)
+			end_process(lfirst_int(lc));
+	}
+	list_free(pids);
 }
 
 void
 coze_launcher_main(Datum main_arg)
 {
 	bool		probe_all = true;
+	bool		scan = true;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -651,6 +781,7 @@ coze_launcher_main(Datum main_arg)
 	for (;;)
 	{
 		long		timeout;
+		int			events;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -662,13 +793,16 @@ coze_launcher_main(Datum main_arg)
 		probe_all |= shared->rescan;
 		shared->rescan = false;
 		LWLockRelease(&shared->lock);
-		scan_databases(probe_all);
+		if (scan)
+			scan_databases(probe_all);
 		probe_all = false;
 		probe_next();
 		timeout = tend_all();
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
-						 timeout, PG_WAIT_EXTENSION);
+		end_sessions_at_shutdown();
+		events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						   timeout >= 0 ? Min(timeout, SHUTDOWN_POLL) : SHUTDOWN_POLL,
+						   PG_WAIT_EXTENSION);
+		scan = (events & WL_LATCH_SET) != 0;
 		ResetLatch(MyLatch);
 	}
 }

@@ -28,6 +28,9 @@ extern void coze_launcher_wake(Oid database);
 /* This process works for this database, until it exits. */
 extern void coze_launcher_enter(void);
 
+/* This session is one of a peer, until it ends; calling it again is no error. */
+extern void coze_launcher_enter_session(void);
+
 /* This database is a member: its workers are to be kept alive. */
 extern void coze_launcher_is_member(void);
 

@@ -301,19 +301,23 @@ coze_link_set_state(CozeLinkSlot *slot, CozeLinkDirection direction,
 	LWLockRelease(&slot->lock);
 }
 
+/* The slot's lock is held. */
+static void
+release(CozeLinkStatus *link)
+{
+	if (link->pid != MyProcPid)
+		return;
+	link->pid = 0;
+	link->state = COZE_LINK_IDLE;
+	link->behind = false;
+}
+
 void
 coze_link_release(CozeLinkSlot *slot, CozeLinkDirection direction)
 {
-	CozeLinkStatus *link = &slot->link[direction];
-
 	if (!lock_slot(slot))
 		return;
-	if (link->pid == MyProcPid)
-	{
-		link->pid = 0;
-		link->state = COZE_LINK_IDLE;
-		link->behind = false;
-	}
+	release(&slot->link[direction]);
 	LWLockRelease(&slot->lock);
 }
 
@@ -502,28 +506,21 @@ coze_link_get_status(CozeOrigin peer, CozePeerStatus *status)
 	return slot != NULL;
 }
 
-int
-coze_link_pids(Oid database, int *pids, int max)
+/* This process works no link any more. */
+void
+coze_link_release_all(void)
 {
-	int			n = 0;
-
 	LWLockAcquire(&directory->lock, LW_SHARED);
 	for (int i = 0; i < directory->nslots; i++)
 	{
 		CozeLinkSlot *slot = &directory->slots[i];
 
-		if (slot->database != database)
-			continue;
-		LWLockAcquire(&slot->lock, LW_SHARED);
+		LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
 		for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
-		{
-			if (slot->link[d].pid != 0 && n++ < max)
-				pids[n - 1] = slot->link[d].pid;
-		}
+			release(&slot->link[d]);
 		LWLockRelease(&slot->lock);
 	}
 	LWLockRelease(&directory->lock);
-	return n;
 }
 
 /* --- closed for good ------------------------------------------------------------------ */

@@ -83,6 +83,8 @@ extern void coze_link_keep(const CozeOrigin *peers, int n);
 extern void coze_link_set_state(CozeLinkSlot *slot, CozeLinkDirection direction,
 								CozeLinkState state, bool behind);
 extern void coze_link_release(CozeLinkSlot *slot, CozeLinkDirection direction);
+/* At the end of a process: of all links. */
+extern void coze_link_release_all(void);
 extern void coze_link_count(CozeLinkSlot *slot, CozeLinkDirection direction,
 							CozeHlc sent_hlc, uint64 transactions, uint64 bytes);
 
@@ -106,9 +108,6 @@ extern bool coze_link_get_status(CozeOrigin peer, CozePeerStatus *status);
 /* The peer has been heard of: whoever waits to connect to it tries at once. */
 extern void coze_link_ask_retry(CozeLinkSlot *slot);
 extern bool coze_link_take_retry(CozeLinkSlot *slot);
-
-/* pids of all that work links of a database; at most max; returns how many there are. */
-extern int	coze_link_pids(Oid database, int *pids, int max);
 
 /*
  * This database is not, or not any more, what its peers know under its name: no

@@ -102,6 +102,12 @@ start_applier(TimestampTz now)
 	applier_start_at = now;
 }
 
+static void
+release_links(int code, Datum arg)
+{
+	coze_link_release_all();
+}
+
 /* Returns when to look again. */
 static TimestampTz
 tend_applier(TimestampTz now)
@@ -445,6 +451,7 @@ start_up(Oid database)
 	MemoryContextSwitchTo(linker_context);
 	coze_worker_register(COZE_WORKER_LINKER);
 	before_shmem_exit(stop_applier, (Datum) 0);
+	on_shmem_exit(release_links, (Datum) 0);
 	coze_launcher_is_member();
 	read_topology();
 }

@@ -81,10 +81,7 @@ forget_session(void)
 static void
 forget_session_at_exit(int code, Datum arg)
 {
-	if (session.context == NULL)
-		return;
-	coze_link_release(session.slot, COZE_LINK_IN);
-	coze_link_release(session.slot, COZE_LINK_OUT);
+	coze_link_release_all();
 }
 
 static void
@@ -130,7 +127,7 @@ remember_session(const char *data, Size size)
 	session.wait = FIRST_WAIT;
 	session.context = context;
 	if (!registered)
-		before_shmem_exit(forget_session_at_exit, (Datum) 0);
+		on_shmem_exit(forget_session_at_exit, (Datum) 0);
 	registered = true;
 }
 
@@ -191,6 +188,7 @@ coze_hello(PG_FUNCTION_ARGS)
 
 	forget_session();
 	coze_check_preloaded();
+	coze_launcher_enter_session();
 	coze_check_member();
 	check_not_held();
 	coze_hello_check(VARDATA_ANY(greeting), VARSIZE_ANY_EXHDR(greeting), 0, &hello);
@@ -357,6 +355,7 @@ send_batch(bytea *request, bool begins, CozeBuf *batch)
 	uint64		window;
 
 	check_session();
+	coze_waiter_add();
 	window = take_request(VARDATA_ANY(request), VARSIZE_ANY_EXHDR(request), begins);
 	SPI_commit();
 	if (window <= COZE_SOURCE_SLACK)
@@ -401,7 +400,6 @@ coze_send(PG_FUNCTION_ARGS)
 	{
 		if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 			elog(ERROR, "SPI_connect failed");
-		coze_waiter_add();
 		send_batch(request, begins, &batch);
 		coze_waiter_remove();
 		SPI_finish();

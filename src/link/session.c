@@ -94,7 +94,7 @@ coze_hello_make(CozeBuf *buf)
 
 	memcpy(hello.group_id, coze_group_id(), sizeof(hello.group_id));
 	hello.node_name = local != NULL ? local->node_name : "?";
-	coze_held(&held);
+	coze_held_visible(&held);
 	coze_base_read(&base);
 	hello.held.p = palloc((held.n + 1) * sizeof(CozePosition));
 	for (int i = 0; i < held.n; i++)
@@ -229,16 +229,19 @@ check_positions(const CozeHello *hello)
 {
 	CozeOrigin	own = coze_own_origin();
 	CozeHlc		own_committed = coze_own_committed();
+	CozeVector	held = {0};
 	CozePositions base;
 
 	if (!COZE_RULE("position-check"))
 		return;
 	coze_base_read(&base);
+	coze_held_visible(&held);
 	for (int i = 0; i < hello->held.n; i++)
 	{
 		const CozePosition *position = &hello->held.p[i];
 		bool		is_own = position->origin == own;
-		CozeHlc		ours = is_own ? own_committed : coze_held_of(position->origin);
+		CozeHlc		ours = is_own ? own_committed :
+			coze_vector_get(&held, position->origin);
 
 		if (is_own ? position->hlc <= ours && holds_position(position, &base) :
 			position->hlc > ours || holds_position(position, &base))

@@ -116,9 +116,8 @@ coze_node_name(PG_FUNCTION_ARGS)
  * yet to: who waits for it elsewhere then waits for both.
  */
 static void
-whole_vector(CozeVector *v)
+add_own(CozeVector *v)
 {
-	coze_held(v);
 	if (coze_own_committed_max() != 0)
 		coze_vector_set(v, coze_own_origin(), coze_own_committed_max());
 }
@@ -134,7 +133,8 @@ coze_vector(PG_FUNCTION_ARGS)
 
 	coze_check_preloaded();
 	coze_check_member();
-	whole_vector(&v);
+	coze_held(&v);
+	add_own(&v);
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	for (int i = 0; i < v.n; i++)
@@ -213,7 +213,8 @@ holds_vector(void *arg)
 	CozeVector	held = {0};
 	bool		holds;
 
-	whole_vector(&held);
+	coze_held_visible(&held);
+	add_own(&held);
 	holds = coze_vector_covers(&held, arg);
 	coze_vector_free(&held);
 	return holds;

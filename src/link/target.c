@@ -135,7 +135,7 @@ void
 coze_target_acknowledge(CozeTarget *target, CozeAck *ack)
 {
 	memset(ack, 0, sizeof(*ack));
-	coze_held(&ack->applied);
+	coze_held_visible(&ack->applied);
 	coze_flush();
 	coze_queue_state(target->peer, &ack->queued, &ack->window);
 	ack->clock = GetCurrentTimestamp();

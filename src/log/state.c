@@ -503,14 +503,21 @@ pending_counts(void)
 		TransactionIdDidCommit(mine->pending_xid);
 }
 
-/* V into a vector that has room for all nodes.  The lock is held. */
+/* Into a vector that has room for all nodes.  The lock is held. */
 static void
-copy_held(CozeVector *v)
+copy_visible(CozeVector *v)
 {
 	v->n = 0;
 	for (int i = 0; i < mine->held.n; i++)
 		if (mine->held.e[i].hlc != 0)	/* 0: room made for a pending one */
 			v->e[v->n++] = mine->held.e[i];
+}
+
+/* V into a vector that has room for all nodes.  The lock is held. */
+static void
+copy_held(CozeVector *v)
+{
+	copy_visible(v);
 	if (pending_counts())
 		for (int i = 0; i < mine->pending.n; i++)
 			coze_vector_raise(v, mine->pending.e[i].origin, mine->pending.e[i].hlc);
@@ -614,6 +621,15 @@ coze_held(CozeVector *v)
 	coze_vector_reserve(v, cozesync_max_nodes);
 	LWLockAcquire(&mine->lock, LW_SHARED);
 	copy_held(v);
+	LWLockRelease(&mine->lock);
+}
+
+void
+coze_held_visible(CozeVector *v)
+{
+	coze_vector_reserve(v, cozesync_max_nodes);
+	LWLockAcquire(&mine->lock, LW_SHARED);
+	copy_visible(v);
 	LWLockRelease(&mine->lock);
 }
 

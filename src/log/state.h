@@ -117,6 +117,12 @@ extern CozeHlc coze_clock_last(void);
 extern void coze_held(CozeVector *v);
 extern CozeHlc coze_held_of(CozeOrigin origin);
 
+/*
+ * The same without a pending transaction, for whoever looks at the rows next: it has
+ * committed a moment before any snapshot shows it.
+ */
+extern void coze_held_visible(CozeVector *v);
+
 /* The highest own hlc that has committed here, be there lower ones still to come. */
 extern CozeHlc coze_own_committed_max(void);
 

@@ -41,4 +41,83 @@ ok(wait_quiet($a, $b), 'a batch that cannot be sent goes over the next connectio
 is(worker($a, 'linker'), $linker, 'the linker lives on');
 same_rows([$a, $b], ['t']);
 
+# --- bytes that are no batch, no greeting, no request -----------------------------------
+
+for my $call (
+    q{SELECT cozesync.receive('\x')}, q{SELECT cozesync.receive(NULL)},
+    q{SELECT cozesync.hello('\x')}, q{SELECT cozesync.hello(decode(repeat('ff', 5000), 'hex'))},
+    q{SELECT cozesync.hello('\x434f5a4500000001ffffffffffffffffffffffffffffffff')},
+    q{CALL cozesync.send('\x', NULL)}, q{CALL cozesync.send('\xffffffffffffffffffffffff', '\x')})
+{
+    like(sql_error($b, $call), qr/ERROR:  (08P01|22|55)/, "refused: $call");
+}
+
+# --- two sessions of one peer: what is left of the older one's stream is refused ---------
+
+$b->safe_psql('postgres', q{
+    CREATE FUNCTION debug_batch(bigint, bigint, bigint) RETURNS bytea
+        AS '$libdir/cozesync', 'coze_debug_batch' LANGUAGE C;
+    CREATE FUNCTION debug_put(bigint, bool, bytea) RETURNS text
+        AS '$libdir/cozesync', 'coze_debug_put' LANGUAGE C;
+    CREATE TABLE result (n int, got text)});
+my $origin = $b->safe_psql('postgres', q{SELECT origin FROM cozesync.member WHERE node_name = 'a'});
+$a->safe_psql('postgres', q{SELECT cozesync.pause('b')});
+
+# Entries that are here already, so that nothing comes of them.
+my $put = "debug_put($origin, %s, debug_batch($origin, 0, 9000000000000000000))";
+my $older = background($b, sprintf(qq{
+    INSERT INTO result VALUES (1, $put);
+    DO 'BEGIN WHILE NOT EXISTS (SELECT FROM result WHERE n = 2) LOOP
+            PERFORM pg_sleep(0.01); COMMIT; END LOOP; END';
+    INSERT INTO result VALUES (3, $put);}, 'true', 'false'));
+poll_until($b, 'SELECT count(*) = 1 FROM result');
+$b->safe_psql('postgres', sprintf("INSERT INTO result VALUES (2, $put)", 'true'));
+$older->finish;
+is($b->safe_psql('postgres', q{SELECT string_agg(got, ' ' ORDER BY n) FROM result}),
+    'taken taken gap', 'only the stream that began last goes on');
+$a->safe_psql('postgres', q{SELECT cozesync.resume('b')});
+ok(wait_quiet($a, $b), 'and the link begins anew');
+
+# --- workers die ---------------------------------------------------------------------------
+
+for my $kind (qw(applier linker launcher))
+{
+    my $pid = worker($b, $kind);
+    $b->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+    poll_until($b, qq{SELECT count(*) = 3 AND bool_and(pid <> $pid) FROM pg_stat_activity
+        WHERE backend_type IN ('cozesync applier', 'cozesync linker', 'cozesync launcher')});
+    exec_all(q{UPDATE t SET t = t || 'y' WHERE id = 1}, $b);
+    ok(wait_quiet($a, $b), "the $kind comes back");
+}
+is($b->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity
+        WHERE backend_type = 'cozesync linker'}), 1, 'there is one linker');
+
+# --- databases with links can be copied, renamed, dropped --------------------------------------
+
+my $names = 'SELECT count(*) FROM cozesync.links WHERE state IN (\'streaming\')';
+for my $mode (qw(push pull))
+{
+    $a->safe_psql('postgres', qq{SELECT cozesync.set_link('a', 'b', '$mode');
+        SELECT cozesync.set_link('b', 'a', '$mode')});
+    ok(wait_quiet($a, $b), "links are $mode");
+    $a->safe_psql('template1', "CREATE DATABASE copy_$mode TEMPLATE postgres");
+    $a->safe_psql('template1', 'ALTER DATABASE postgres RENAME TO other');
+    $a->safe_psql('template1', 'ALTER DATABASE other RENAME TO postgres');
+    $a->safe_psql('template1', "DROP DATABASE copy_$mode");
+    $b->safe_psql('postgres', qq{INSERT INTO t VALUES (-1, '$mode') ON CONFLICT (id) DO UPDATE SET t = excluded.t});
+    ok(wait_quiet($a, $b), "links come back afterwards ($mode)");
+    same_rows([$a, $b], ['t']);
+
+    # --- the server stops, though its peers would stay connected
+    is(system('pg_ctl', '-s', '-w', '-t', 30, '-m', 'smart', '-D', $a->data_dir, 'stop'), 0,
+        "smart shutdown ($mode)");
+    $a->{_pid} = undef;
+    $a->start;
+    is(system('pg_ctl', '-s', '-w', '-t', 30, '-m', 'fast', '-D', $a->data_dir, 'stop'), 0,
+        "fast shutdown ($mode)");
+    $a->{_pid} = undef;
+    $a->start;
+    ok(wait_quiet($a, $b), "and all go on ($mode)");
+}
+
 done_testing();
