@@ -11,6 +11,9 @@
  * After a start nothing of ours is sent until every peer has been tried once: one
  * of them may hold what this database has lost (see session.c).
  *
+ * A link that became one that the peer pulls over is pushed over until the peer
+ * knows, since it may learn it from nobody else.
+ *
  * The process ends when the database is no member (any more), and with an error
  * when it has become another node; the launcher starts the next.
  *
@@ -46,6 +49,9 @@
 /* Peers that cannot be reached hold others up for so long (us) after a start. */
 #define SETTLE_TIMEOUT INT64CONST(3000000)
 
+/* A peer that shall pull is not pushed to before so long (us). */
+#define PULL_DELAY INT64CONST(5000000)
+
 /* Sleep no longer than this (us), so that nothing is overlooked for good. */
 #define LONGEST_SLEEP INT64CONST(10000000)
 
@@ -56,6 +62,8 @@ static List *links;				/* CozeLink * */
 static uint64 generation;
 static MemoryContext topology_context;
 static CozeTopology *topology;
+static CozeVector topology_held;	/* what was held when it was read */
+static TimestampTz topology_read_at;
 static CozeOrigin own_origin;
 static bool closed;				/* links are closed until the identity is confirmed */
 
@@ -173,15 +181,44 @@ find_link(const CozeMember *peer, CozeLinkDirection direction, const char *local
 	return NULL;
 }
 
-/* Do we work this link? */
+/* Has the peer told that it has applied what the links are made from? */
 static bool
-is_ours(const CozeMember *peer, CozeLinkDirection direction)
+knows_topology(CozeOrigin peer)
 {
+	CozeVector	applied;
+	bool		knows;
+
+	if (!coze_link_get_applied(peer, &applied))
+		return false;
+	coze_vector_set(&applied, peer, PG_INT64_MAX);
+	knows = coze_vector_covers(&applied, &topology_held);
+	coze_vector_free(&applied);
+	return knows;
+}
+
+/* The peer shall pull; does it know? */
+static bool
+must_push_still(const CozeMember *peer, const CozeLink *link)
+{
+	if (peer->dsn == NULL || knows_topology(peer->origin))
+		return false;
+	return link != NULL || GetCurrentTimestamp() - topology_read_at > PULL_DELAY;
+}
+
+/* Do we work this link?  link: the one that there is, or NULL. */
+static bool
+is_ours(const CozeMember *peer, CozeLinkDirection direction, const CozeLink *link)
+{
+	CozeLinkMode mode;
+
 	if (peer->is_local || peer->dropped || closed ||
 		coze_topology_is_paused(topology, peer->origin))
 		return false;
 	if (direction == COZE_LINK_OUT)
-		return coze_topology_mode(topology, own_origin, peer->origin) == COZE_MODE_PUSH;
+	{
+		mode = coze_topology_mode(topology, own_origin, peer->origin);
+		return mode == COZE_MODE_PUSH || (mode == COZE_MODE_PULL && must_push_still(peer, link));
+	}
 	return coze_topology_mode(topology, peer->origin, own_origin) == COZE_MODE_PULL;
 }
 
@@ -199,11 +236,10 @@ match_links(void)
 
 		for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
 		{
-			CozeLink   *link;
+			CozeLink   *link = find_link(peer, d, local->node_name);
 
-			if (!is_ours(peer, d))
+			if (!is_ours(peer, d, link))
 				continue;
-			link = find_link(peer, d, local->node_name);
 			if (link == NULL)
 				link = coze_link_make(peer, d, local->node_name);
 			coze_link_set_topology(link, topology);
@@ -218,6 +254,26 @@ match_links(void)
 	list_free(links);
 	links = right;
 	wait_set_is_stale = true;	/* a new link may lie where a freed one did */
+}
+
+/* Is there a link too many, or one missing, though the topology is the same? */
+static bool
+links_have_changed(void)
+{
+	const CozeMember *local = coze_topology_local(topology);
+
+	for (int i = 0; local != NULL && i < topology->nmembers; i++)
+	{
+		const CozeMember *peer = &topology->members[i];
+		CozeLink   *link;
+
+		if (coze_topology_mode(topology, own_origin, peer->origin) != COZE_MODE_PULL)
+			continue;
+		link = find_link(peer, COZE_LINK_OUT, local->node_name);
+		if (is_ours(peer, COZE_LINK_OUT, link) != (link != NULL))
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -287,6 +343,9 @@ read_topology(void)
 	CommitTransactionCommand();
 	topology_context = fresh;
 	MemoryContextSwitchTo(linker_context);
+	coze_held(&topology_held);
+	coze_vector_set(&topology_held, own_origin, coze_own_committed_max());
+	topology_read_at = GetCurrentTimestamp();
 	match_links();
 	forget_former_peers();
 	if (former != NULL)
@@ -477,6 +536,8 @@ coze_linker_main(Datum main_arg)
 		reason = coze_link_closed_reason();
 		if (generation != coze_group_generation() || (reason != NULL && !closed))
 			read_topology();
+		else if (links_have_changed())
+			match_links();
 		if (reason != NULL)
 			pfree(reason);
 		if (!settled)

@@ -94,7 +94,6 @@ is($b->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity
 
 # --- databases with links can be copied, renamed, dropped --------------------------------------
 
-my $names = 'SELECT count(*) FROM cozesync.links WHERE state IN (\'streaming\')';
 for my $mode (qw(push pull))
 {
     $a->safe_psql('postgres', qq{SELECT cozesync.set_link('a', 'b', '$mode');
