@@ -54,12 +54,22 @@ class Server:
         with open(os.path.join(self.data, "postmaster.pid")) as pid:
             self.pid = int(pid.readline())
 
+    def sessions(self):
+        """Whether a session runs, or has ended and is not yet accounted for."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children") as children:
+            for pid in children.read().split():
+                try:
+                    with open(f"/proc/{pid}/cmdline") as cmdline:
+                        title = cmdline.read()
+                except OSError:
+                    continue
+                if title == "" or "[local]" in title:
+                    return True
+        return False
+
     def cpu(self):
-        """Processor seconds of the sessions that have ended."""
-        began = time.monotonic()
-        # a session ends a little after its client
-        while self.sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' "
-                       "AND pid <> pg_backend_pid()") != "0" and time.monotonic() - began < 10:
+        """Processor seconds of the sessions that have ended, once all have."""
+        while self.sessions():
             time.sleep(0.01)
         with open(f"/proc/{self.pid}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()
