@@ -324,6 +324,7 @@ apply_entries(void)
 		round.current = queue;
 		if (coze_entry_apply(entry, round.one_by_one > 0, &rows) == COZE_APPLIED_STALE)
 			return false;
+		queue->waited |= coze_applying.waited;
 		old = MemoryContextSwitchTo(applier_context);
 		coze_vector_set(&round.held, queue->origin, entry->head.version.hlc);
 		coze_vector_set(&round.progress, queue->origin, entry->head.version.hlc);
@@ -369,6 +370,9 @@ commit_round(void)
 		CozeOriginQueue *queue = lfirst(lc);
 
 		start_again(queue);
+		if (queue->waited)
+			coze_stop_clear(queue->origin);
+		queue->waited = false;
 		coze_intake_done(queue);
 	}
 	round.one_by_one = Max(0, round.one_by_one - n);
@@ -424,6 +428,8 @@ after_failure(RoundResult result)
 	bool		alone = round.one_by_one > 0;
 
 	coze_applying_key(key);
+	if (round.current != NULL)
+		round.current->waited |= coze_applying.waited;
 	undo_round();
 	coze_applying_clear();
 	if (!alone)
@@ -505,10 +511,27 @@ tend_index(void)
 	coze_index_commit();
 }
 
+/* Own entries that did not see what was applied before they became visible. */
+static void
+report_late(void)
+{
+	CozeVersion version;
+
+	while (coze_index_take_late(&version))
+	{
+		StartTransactionCommand();
+		coze_entry_report(version);
+		coze_target_close_all();
+		coze_conflict_flush();
+		CommitTransactionCommand();
+	}
+}
+
 static void
 do_upkeep(int64 now)
 {
 	tend_index();
+	report_late();
 	beat();
 	coze_log_prune();
 	coze_log_rotate();

@@ -117,13 +117,34 @@ add_carrier(void *arg, const CozeChange *change)
 	}
 }
 
+/* Does the row have the value? */
+static bool
+row_carries(CarrierArg *c, const CozeRow *row)
+{
+	CozeUniqueValue value;
+
+	return row != NULL && coze_unique_value(c->closure->table, c->followed->index, row, &value) &&
+		coze_unique_same(c->closure->table, c->followed->index, &value, &c->followed->value);
+}
+
+static void
+add_if_carrier(void *arg, const Datum *key, const CozeOp *op)
+{
+	CarrierArg *c = arg;
+
+	if (c->followed == NULL || row_carries(c, op->new) || row_carries(c, op->old))
+		coze_closure_add_key(c->closure, key);
+}
+
 static void
 add_carriers(CozeClosure *closure, CozeVersion version, const FollowedValue *followed)
 {
 	CarrierArg	arg = {closure, followed, false};
 	CozeEntryHead head;
 
-	if (coze_read_entry(version, &head, add_carrier, &arg))
+	if (coze_ops_each(version, closure->table, add_if_carrier, &arg))
+		return;
+	if (coze_read_entry(version, &head, UINT32_MAX, add_carrier, &arg))
 		coze_vector_free(&head.seen);
 }
 
@@ -277,6 +298,7 @@ coze_closure_begin(CozeClosure *closure, CozeTable *table, CozeTarget *target, b
 	closure->lock = lock;
 	closure->mine = mine;
 	closure->records = coze_records_read(table);
+	coze_ops_trim_cache();
 }
 
 /* Every key with an operation in the suffix, for a TRUNCATE. */
@@ -309,7 +331,7 @@ load_truncates(CozeClosure *closure)
 		CozeOp	   *truncate;
 
 		if (coze_version_equal(version, closure->mine) ||
-			!coze_read_entry(version, &head, ignore_change, NULL))
+			!coze_read_entry(version, &head, 0, ignore_change, NULL))
 			continue;
 		truncate = palloc0(sizeof(CozeOp));
 		truncate->version = version;

@@ -24,7 +24,6 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -40,47 +39,20 @@
 #define PAYLOAD_MAX 7900
 #define NOTES_MAX 1000
 
-typedef struct Withdrawal
+/* What to do to the conflict log, in the order in which it was found out. */
+typedef struct Action
 {
-	const CozeTable *table;
-	Datum		key;
-	CozeVersion loser;
-	CozeVersion decided;
-} Withdrawal;
-
-/* What is on record of a key, decided above the cut, is to be these and no others. */
-typedef struct Superseding
-{
-	const CozeTable *table;
-	Datum		key;
-	CozeHlc		cut;
-	ArrayType  *losers;			/* of versions, as bigint: hlc and origin */
-	ArrayType  *deciders;
-} Superseding;
-
-/*
- * What happens to the conflict log, in the order in which entries were decided:
- * what one notes a later one of the same transaction may withdraw.
- */
-typedef enum StepKind
-{
-	STEP_NOTE,					/* a CozeConflict */
-	STEP_WITHDRAW,				/* a Withdrawal */
-	STEP_SUPERSEDE,				/* a Superseding */
-} StepKind;
-
-typedef struct Step
-{
-	StepKind	kind;
-	void	   *what;
-} Step;
+	bool		withdraw;
+	CozeConflict conflict;		/* withdraw: only what names it */
+} Action;
 
 static MemoryContext conflict_context = NULL;	/* of this transaction */
-static List *steps = NIL;
+static List *actions = NIL;
 
 static MemoryContext notify_context = NULL;
 static List *payloads = NIL;	/* of the transactions since the last notification */
 static SPIPlanPtr insert_plan = NULL;
+static SPIPlanPtr withdraw_plan = NULL;
 
 /* --- rows as jsonb --- */
 
@@ -145,30 +117,29 @@ enter_context(void)
 	return MemoryContextSwitchTo(conflict_context);
 }
 
-static void
-add_step(StepKind kind, void *what)
+static CozeConflict *
+add_action(bool withdraw, const CozeConflict *conflict)
 {
-	Step	   *step = palloc(sizeof(Step));
+	Action	   *action = palloc0(sizeof(Action));
 
-	step->kind = kind;
-	step->what = what;
-	steps = lappend(steps, step);
+	action->withdraw = withdraw;
+	action->conflict = *conflict;
+	action->conflict.key = keep(conflict->key);
+	actions = lappend(actions, action);
+	return &action->conflict;
 }
 
 void
 coze_conflict_note(const CozeConflict *conflict)
 {
 	MemoryContext old = enter_context();
-	CozeConflict *copy = palloc(sizeof(CozeConflict));
+	CozeConflict *copy = add_action(false, conflict);
 
-	*copy = *conflict;
-	copy->key = keep(conflict->key);
 	copy->reason = conflict->reason != NULL ? pstrdup(conflict->reason) : NULL;
 	copy->local_row = keep(conflict->local_row);
 	copy->remote_row = keep(conflict->remote_row);
 	copy->base_row = keep(conflict->base_row);
 	copy->result_row = keep(conflict->result_row);
-	add_step(STEP_NOTE, copy);
 	MemoryContextSwitchTo(old);
 }
 
@@ -176,13 +147,9 @@ void
 coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersion loser, CozeVersion decided)
 {
 	MemoryContext old = enter_context();
-	Withdrawal *w = palloc(sizeof(Withdrawal));
+	CozeConflict named = {.table = table,.key = key,.loser = loser,.decided = decided};
 
-	w->table = table;
-	w->key = keep(key);
-	w->loser = loser;
-	w->decided = decided;
-	add_step(STEP_WITHDRAW, w);
+	add_action(true, &named);
 	MemoryContextSwitchTo(old);
 }
 
@@ -191,87 +158,42 @@ void
 coze_conflict_forget(void)
 {
 	conflict_context = NULL;
-	steps = NIL;
-}
-
-/* Versions as an array (hlc, origin, hlc, origin, ...). */
-static ArrayType *
-versions_array(List *conflicts, Datum key, bool losers)
-{
-	Datum	   *values = palloc(Max(1, 2 * list_length(conflicts)) * sizeof(Datum));
-	int			n = 0;
-	ListCell   *lc;
-
-	foreach(lc, conflicts)
-	{
-		const CozeConflict *c = lfirst(lc);
-		CozeVersion version = losers ? c->loser : c->decided;
-
-		if (compareJsonbContainers(&DatumGetJsonbP(c->key)->root, &DatumGetJsonbP(key)->root) != 0)
-			continue;
-		values[n++] = Int64GetDatum(version.hlc);
-		values[n++] = Int64GetDatum((int64) version.origin);
-	}
-	return construct_array(values, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
-}
-
-/* keys: jsonb; of each, what is on record above the cut shall be the conflicts given. */
-void
-coze_conflict_supersede(const CozeTable *table, List *keys, CozeHlc cut, List *conflicts)
-{
-	MemoryContext old = enter_context();
-	ListCell   *lc;
-
-	foreach(lc, keys)
-	{
-		Superseding *s = palloc(sizeof(Superseding));
-
-		s->table = table;
-		s->key = keep(PointerGetDatum(lfirst(lc)));
-		s->cut = cut;
-		s->losers = versions_array(conflicts, s->key, true);
-		s->deciders = versions_array(conflicts, s->key, false);
-		add_step(STEP_SUPERSEDE, s);
-	}
-	MemoryContextSwitchTo(old);
+	actions = NIL;
 }
 
 /* --- writing --- */
 
-static void
-supersede(const Superseding *s)
+static SPIPlanPtr
+prepare(const char *query, int n, Oid *types)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, JSONBOID, INT8OID, INT8ARRAYOID, INT8ARRAYOID};
-	Datum		values[] = {
-		CStringGetTextDatum(s->table->schema), CStringGetTextDatum(s->table->name), s->key,
-		Int64GetDatum(s->cut), PointerGetDatum(s->losers), PointerGetDatum(s->deciders)
-	};
+	SPIPlanPtr	plan = SPI_prepare(query, n, types);
 
-	if (SPI_execute_with_args("DELETE FROM cozesync.conflict c WHERE schema_name = $1 AND table_name = $2"
-							  " AND md5(key::text) = md5($3::text) AND decided_hlc > $4"
-							  " AND resolved_at IS NULL AND conflict_type NOT IN ('update_missing', 'delete_missing')"
-							  " AND NOT EXISTS (SELECT FROM generate_series(1, cardinality($5), 2) i"
-							  " WHERE $5[i] = loser_hlc AND $5[i + 1] = loser_origin"
-							  " AND $6[i] = decided_hlc AND $6[i + 1] = decided_origin)",
-							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not withdraw conflicts");
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare the writing of conflicts");
+	return plan;
 }
 
 static void
-withdraw(const Withdrawal *w)
+prepare_withdraw(void)
 {
 	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, JSONBOID};
+
+	withdraw_plan = prepare("DELETE FROM cozesync.conflict WHERE loser_hlc = $1 AND loser_origin = $2"
+							" AND decided_hlc = $3 AND decided_origin = $4 AND schema_name = $5"
+							" AND table_name = $6 AND md5(key::text) = md5($7::text)"
+							" AND resolved_at IS NULL", lengthof(types), types);
+}
+
+static void
+withdraw(const CozeConflict *c)
+{
 	Datum		values[] = {
-		Int64GetDatum(w->loser.hlc), Int64GetDatum((int64) w->loser.origin),
-		Int64GetDatum(w->decided.hlc), Int64GetDatum((int64) w->decided.origin),
-		CStringGetTextDatum(w->table->schema), CStringGetTextDatum(w->table->name), w->key
+		Int64GetDatum(c->loser.hlc), Int64GetDatum((int64) c->loser.origin),
+		Int64GetDatum(c->decided.hlc), Int64GetDatum((int64) c->decided.origin),
+		CStringGetTextDatum(c->table->schema), CStringGetTextDatum(c->table->name), c->key
 	};
 
-	if (SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE loser_hlc = $1 AND loser_origin = $2"
-							  " AND decided_hlc = $3 AND decided_origin = $4 AND schema_name = $5"
-							  " AND table_name = $6 AND md5(key::text) = md5($7::text)"
-							  " AND resolved_at IS NULL",
-							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_DELETE)
+	if (SPI_execute_plan(withdraw_plan, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not withdraw a conflict");
 }
 
@@ -283,7 +205,8 @@ prepare_insert(void)
 		INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 		JSONBOID, JSONBOID, JSONBOID, JSONBOID
 	};
-	SPIPlanPtr	plan = SPI_prepare("INSERT INTO cozesync.conflict (schema_name, table_name, key,"
+
+	insert_plan = prepare("INSERT INTO cozesync.conflict (schema_name, table_name, key,"
 								   " conflict_type, policy, outcome, reason,"
 								   " loser_hlc, loser_origin, decided_hlc, decided_origin,"
 								   " local_hlc, local_origin, remote_hlc, remote_origin,"
@@ -292,10 +215,6 @@ prepare_insert(void)
 								   " $14, $15, $16, $17, $18, $19)"
 								   " ON CONFLICT DO NOTHING RETURNING id",
 								   lengthof(types), types);
-
-	if (plan == NULL || SPI_keepplan(plan) != 0)
-		elog(ERROR, "could not prepare the writing of conflicts");
-	insert_plan = plan;
 }
 
 /* What listeners get; the key is left out where it would be too long. */
@@ -363,23 +282,6 @@ insert(const CozeConflict *c)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-static void
-take_step(const Step *step)
-{
-	switch (step->kind)
-	{
-		case STEP_NOTE:
-			insert(step->what);
-			break;
-		case STEP_WITHDRAW:
-			withdraw(step->what);
-			break;
-		case STEP_SUPERSEDE:
-			supersede(step->what);
-			break;
-	}
-}
-
 /* At the end of a transaction; how many conflicts there were. */
 int
 coze_conflict_flush(void)
@@ -387,18 +289,23 @@ coze_conflict_flush(void)
 	ListCell   *lc;
 	int			n = 0;
 
-	if (steps != NIL)
+	if (actions != NIL)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		SPI_connect();
 		if (insert_plan == NULL)
 			prepare_insert();
-		foreach(lc, steps)
+		if (withdraw_plan == NULL)
+			prepare_withdraw();
+		foreach(lc, actions)
 		{
-			const Step *step = lfirst(lc);
+			Action	   *action = lfirst(lc);
 
-			take_step(step);
-			n += step->kind == STEP_NOTE;
+			if (action->withdraw)
+				withdraw(&action->conflict);
+			else
+				insert(&action->conflict);
+			n += !action->withdraw;
 		}
 		SPI_finish();
 		PopActiveSnapshot();

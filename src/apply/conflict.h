@@ -10,8 +10,6 @@
 
 #include "postgres.h"
 
-#include "nodes/pg_list.h"
-
 #include "apply/relation.h"
 #include "base/policy.h"
 
@@ -41,7 +39,6 @@ extern Datum coze_key_to_jsonb(const CozeTable *table, const Datum *key);
 extern void coze_conflict_note(const CozeConflict *conflict);
 extern void coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersion loser,
 								   CozeVersion decided);
-extern void coze_conflict_supersede(const CozeTable *table, List *keys, CozeHlc cut, List *conflicts);
 extern int	coze_conflict_flush(void);
 extern void coze_conflict_forget(void);
 

@@ -227,15 +227,16 @@ note_loss(CozeDeciding *deciding, CozeHit *hit, const Line *line, const CozeLate
 {
 	const CozeOp *loser = line->op[loss->loser];
 	const CozeOp *winner = line->op[loss->decided];
-	bool		mine_lost = loser == &hit->mine;
-	const CozeOp *remote = mine_lost ? loser : winner;
-	const CozeOp *local = mine_lost ? winner : loser;
+	bool		own = hit->mine.version.origin == coze_own_origin();
+	bool		remote_lost = (loser == &hit->mine) != own;
+	const CozeOp *remote = remote_lost ? loser : winner;
+	const CozeOp *local = remote_lost ? winner : loser;
 	CozeConflict conflict = {
 		.table = hit->table,
 		.key = key,
 		.type = loss->type,
 		.policy = coze_row_policy_name(COZE_ROW_LAST_UPDATE_WINS),
-		.outcome = mine_lost ? "kept local" : "took remote",
+		.outcome = remote_lost ? "kept local" : "took remote",
 		.loser = loser->version,
 		.decided = winner->version,
 		.local = local->version,
@@ -307,4 +308,5 @@ coze_decide_report(CozeDeciding *deciding)
 	}
 	deciding->hits = NIL;
 	MemoryContextSwitchTo(old);
+	coze_ops_trim_cache();
 }

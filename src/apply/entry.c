@@ -586,8 +586,74 @@ coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows)
 		report_surprises(&a);
 	}
 	*rows = a.rows;
-	coze_applying_clear();
+	coze_applying.version.hlc = 0;
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return a.stale ? COZE_APPLIED_STALE : COZE_APPLIED;
+}
+
+/* --- own entries --- */
+
+static void
+report_key(Applying *a, const CozeImage *image)
+{
+	Datum		key[INDEX_MAX_KEYS];
+	CozeHit    *hit;
+
+	coze_map_key(a->map, image, key);
+	hit = coze_decide(&a->deciding, a->map->table, key, coze_key_hash(a->map->table, key));
+	if (hit != NULL)
+		coze_op_take(&hit->mine, a->map, hit->key, a->change);
+}
+
+static void
+report_change(void *arg, const CozeChange *change)
+{
+	Applying   *a = arg;
+	CozeOwnerState owner;
+
+	a->change = change;
+	a->map = coze_map_get(change->relation);
+	if (!coze_map_resolve(a->map, true))
+		return;
+	coze_owner_enter(a->map->table, &owner);
+	if (coze_table_folds(a->map->table))
+		coze_together_take(together_of(a), a->map, change);
+	else if (change->kind != COZE_CHANGE_TRUNCATE)
+	{
+		report_key(a, &change->key);
+		if (change->flags & COZE_CHANGE_OLD_KEY)
+			report_key(a, &change->old_key);
+	}
+	coze_owner_leave(&owner);
+}
+
+void
+coze_entry_report(CozeVersion version)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cozesync own entry",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	CozeEntryHead head;
+	Applying	a = {.deciding = {.head = &head,.context = context}};
+	ListCell   *lc;
+
+	if (coze_read_entry(version, &head, UINT32_MAX, report_change, &a))
+	{
+		coze_decide_report(&a.deciding);
+		foreach(lc, a.gathered)
+		{
+			CozeTogether *together = lfirst(lc);
+			CozeTarget *target = coze_target_open(together->table);
+			CozeOwnerState owner;
+
+			if (target == NULL)
+				continue;
+			coze_owner_enter(together->table, &owner);
+			coze_together_report(together, target);
+			coze_owner_leave(&owner);
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }

@@ -21,4 +21,7 @@ typedef enum CozeApplied
 /* careful: after an error, or alone in its transaction: look twice before an insert. */
 extern CozeApplied coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows);
 
+/* Write down what conflicts an own entry has brought (coze_index_take_late). */
+extern void coze_entry_report(CozeVersion version);
+
 #endif							/* COZE_ENTRY_H */

@@ -47,6 +47,7 @@ typedef struct IndexOrigin
 {
 	CozeOrigin	origin;
 	CozeHlc		least;			/* all members that count have seen up to here */
+	CozeHlc		applied;		/* last entry that was applied and committed here */
 	OpList		plain;			/* forgotten up to least, or the cut */
 	OpList		folds;			/* forgotten up to the cut */
 } IndexOrigin;
@@ -110,6 +111,12 @@ static uint32 written_cap = 0;
 static IndexOrigin *adding_origin = NULL;
 static CozeVersion adding;
 static bool adding_applied;		/* by the transaction at hand */
+static const CozeVector *adding_seen = NULL;	/* of an own entry that has just come to light */
+static bool adding_late;
+
+static CozeVersion *late = NULL;
+static int	nlate = 0;
+static int	late_cap = 0;
 
 /* --- hash table --- */
 
@@ -460,6 +467,42 @@ is_needed(bool folds)
 	return adding.hlc > adding_origin->least;
 }
 
+/* Had the own entry not seen an operation there that is applied here? */
+static bool
+misses_something(Oid relid, uint8 slot, uint32 hash)
+{
+	for (CozeIndexOp *op = coze_index_first(relid, slot, hash); op != NULL; op = coze_index_next(op))
+	{
+		IndexOrigin *origin = &origins[op->origin];
+
+		if (origin != adding_origin && op->hlc <= origin->applied &&
+			op->hlc > coze_vector_get(adding_seen, origin->origin))
+			return true;
+	}
+	return false;
+}
+
+bool
+coze_index_take_late(CozeVersion *version)
+{
+	if (nlate == 0)
+		return false;
+	*version = late[--nlate];
+	return true;
+}
+
+static void
+remember_late(CozeVersion version)
+{
+	if (nlate == late_cap)
+	{
+		late_cap = Max(16, 2 * late_cap);
+		late = late == NULL ? MemoryContextAlloc(index_context, late_cap * sizeof(CozeVersion)) :
+			repalloc(late, late_cap * sizeof(CozeVersion));
+	}
+	late[nlate++] = version;
+}
+
 void
 coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 {
@@ -469,6 +512,9 @@ coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 
 	if (!adding_applied)
 		compare_with_written(table->relid, slot, hash);
+	if (adding_seen != NULL && !adding_late)
+		adding_late = misses_something(table->relid, slot, hash) ||
+			(ntruncates > 0 && misses_something(table->relid, COZE_SLOT_TRUNCATE, 0));
 	if (!is_needed(folds))
 		return;
 	if (nops >= nbuckets)
@@ -541,6 +587,7 @@ forget_transaction(void)
 	nheads = 0;
 	nadded = 0;
 	stale = false;
+	adding_seen = NULL;
 	forget_written();
 }
 
@@ -560,7 +607,12 @@ coze_index_commit(void)
 		append((op->flags & COZE_OP_FOLDS) ? &origin->folds : &origin->plain, op);
 	}
 	for (int i = 0; i < nheads; i++)
+	{
+		IndexOrigin *origin = origin_entry(heads[i].version.origin);
+
+		origin->applied = Max(origin->applied, heads[i].version.hlc);
 		note_known(heads[i].version, &heads[i].seen);
+	}
 	forget_transaction();
 	MemoryContextSwitchTo(old);
 }
@@ -640,9 +692,13 @@ decode_head(const CozeLogEntry *entry, CozeEntryHead *head)
 		damaged(error);
 }
 
-/* One entry by its version; false: it is not in the log (any more). */
+/*
+ * One entry by its version; false: it is not in the log (any more).  Its changes
+ * only if there are no more than max.
+ */
 bool
-coze_read_entry(CozeVersion version, CozeEntryHead *head, CozeChangeCallback callback, void *arg)
+coze_read_entry(CozeVersion version, CozeEntryHead *head, uint32 max, CozeChangeCallback callback,
+				void *arg)
 {
 	CozeVectorEntry from = {version.origin, version.hlc - 1};
 	CozeVectorEntry to = {version.origin, version.hlc};
@@ -656,7 +712,8 @@ coze_read_entry(CozeVersion version, CozeEntryHead *head, CozeChangeCallback cal
 	if (found)
 	{
 		decode_head(&entry, head);
-		coze_read_changes(head, entry.chunks, snapshot, callback, arg);
+		if (head->nchanges <= max)
+			coze_read_changes(head, entry.chunks, snapshot, callback, arg);
 		head->inline_body = NULL;
 	}
 	coze_log_close(reader);
@@ -677,8 +734,14 @@ index_entry(const CozeLogEntry *entry, Snapshot snapshot)
 
 	begin_adding(entry->version, false);
 	decode_head(entry, &head);
+	if (built)
+		adding_seen = &head.seen;
+	adding_late = false;
 	if (head.kind == COZE_ENTRY_DATA)
 		coze_read_changes(&head, entry->chunks, snapshot, index_change, NULL);
+	adding_seen = NULL;
+	if (adding_late)
+		remember_late(entry->version);
 	note_known(head.version, &head.seen);
 	coze_vector_free(&head.seen);
 }
@@ -804,6 +867,9 @@ coze_index_reset(void)
 	nheads = heads_cap = 0;
 	written = NULL;
 	nwritten = written_cap = 0;
+	late = NULL;
+	nlate = late_cap = 0;
+	adding_seen = NULL;
 	stale = built = least_known = false;
 	adding.hlc = 0;
 }

@@ -69,6 +69,13 @@ extern void coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint
 extern void coze_index_wrote(Oid relid, uint8 slot, uint32 hash);
 extern bool coze_index_is_stale(void);
 
+/*
+ * An own entry that has come to light and had not seen something that was applied
+ * here before it: nothing kept the two apart, since the one left no row to
+ * hold on to.  False: none.
+ */
+extern bool coze_index_take_late(CozeVersion *version);
+
 extern void coze_index_commit(void);
 extern void coze_index_abort(void);
 
@@ -79,7 +86,7 @@ typedef void (*CozeChangeCallback) (void *arg, const CozeChange *change);
 
 extern void coze_read_changes(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
 							  CozeChangeCallback callback, void *arg);
-extern bool coze_read_entry(CozeVersion version, CozeEntryHead *head,
+extern bool coze_read_entry(CozeVersion version, CozeEntryHead *head, uint32 max,
 							CozeChangeCallback callback, void *arg);
 
 #endif							/* COZE_INDEX_H */

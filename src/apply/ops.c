@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "lib/ilist.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "apply/index.h"
@@ -260,6 +262,179 @@ coze_op_take(CozeOp *op, const CozeMap *map, const Datum *key, const CozeChange 
 
 /* --- from the log --- */
 
+/* An operation with its key. */
+typedef struct CachedOp
+{
+	Datum	   *key;
+	uint32		hash;
+	CozeOp		op;
+} CachedOp;
+
+/*
+ * What an entry does to a table, read off the log once for all who ask; conflicts
+ * come in clusters, on the same few rows.
+ */
+typedef struct CachedEntry
+{
+	struct CacheKey
+	{
+		CozeHlc		hlc;
+		CozeOrigin	origin;
+		CozeTable  *table;
+	}			key;
+	MemoryContext context;
+	bool		there;			/* it is in the log */
+	bool		truncate;
+	CozeVector	seen;
+	int			nops;
+	int			cap;
+	CachedOp   *ops;
+	Size		memory;
+	dlist_node	lru;
+} CachedEntry;
+
+/* Entries with more changes than this are read each time, for one key. */
+#define CACHED_CHANGES_MAX 1000
+#define CACHED_BYTES_MAX (16 * 1024 * 1024)
+
+static MemoryContext cache_context = NULL;
+static HTAB *cache = NULL;
+static Size cache_memory = 0;
+static dlist_head cache_lru = DLIST_STATIC_INIT(cache_lru);	/* the longest unused last */
+
+static void
+evict(CachedEntry *entry)
+{
+	struct CacheKey key = entry->key;
+
+	dlist_delete(&entry->lru);
+	cache_memory -= entry->memory;
+	MemoryContextDelete(entry->context);
+	hash_search(cache, &key, HASH_REMOVE, NULL);
+}
+
+/* Make room; whatever coze_op_load() has given out before may be gone. */
+void
+coze_ops_trim_cache(void)
+{
+	if (cache == NULL)
+		return;
+	while (cache_memory > CACHED_BYTES_MAX && !dlist_is_empty(&cache_lru))
+		evict(dlist_tail_element(CachedEntry, lru, &cache_lru));
+}
+
+static void
+init_cache(void)
+{
+	HASHCTL		ctl = {0};
+
+	cache_context = AllocSetContextCreate(TopMemoryContext, "cozesync operations read",
+										  ALLOCSET_DEFAULT_SIZES);
+	ctl.keysize = sizeof(struct CacheKey);
+	ctl.entrysize = sizeof(CachedEntry);
+	ctl.hcxt = cache_context;
+	cache = hash_create("cozesync operations read", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static CachedOp *
+cached_op(CachedEntry *entry, const Datum *key, bool make)
+{
+	CozeTable  *table = entry->key.table;
+	uint32		hash = coze_key_hash(table, key);
+	CachedOp   *op;
+
+	for (int i = 0; i < entry->nops; i++)
+	{
+		if (entry->ops[i].hash == hash && coze_key_equal(table, entry->ops[i].key, key))
+			return &entry->ops[i];
+	}
+	if (!make)
+		return NULL;
+	if (entry->nops == entry->cap)
+	{
+		entry->cap = Max(4, 2 * entry->cap);
+		entry->ops = entry->ops == NULL ? palloc(entry->cap * sizeof(CachedOp)) :
+			repalloc(entry->ops, entry->cap * sizeof(CachedOp));
+	}
+	op = &entry->ops[entry->nops++];
+	memset(op, 0, sizeof(*op));
+	op->key = coze_key_copy(table, key);
+	op->hash = hash;
+	return op;
+}
+
+static void
+cache_key(CachedEntry *entry, const CozeMap *map, const CozeImage *image, const CozeChange *change)
+{
+	Datum		key[INDEX_MAX_KEYS];
+	CachedOp   *op;
+
+	coze_map_key(map, image, key);
+	op = cached_op(entry, key, true);
+	coze_op_take(&op->op, map, op->key, change);
+}
+
+static void
+cache_change(void *arg, const CozeChange *change)
+{
+	CachedEntry *entry = arg;
+	CozeMap    *map = coze_map_get(change->relation);
+
+	if (!coze_map_resolve(map, true) || map->table != entry->key.table)
+		return;
+	if (change->kind == COZE_CHANGE_TRUNCATE)
+	{
+		entry->truncate = true;
+		for (int i = 0; i < entry->nops; i++)
+			coze_op_take(&entry->ops[i].op, map, NULL, change);
+		return;
+	}
+	if (change->flags & COZE_CHANGE_OLD_KEY)
+		cache_key(entry, map, &change->old_key, change);
+	cache_key(entry, map, &change->key, change);
+}
+
+/* With the owner's rights.  NULL: too large to be cached. */
+static CachedEntry *
+cached_entry(CozeVersion version, CozeTable *table)
+{
+	struct CacheKey key = {version.hlc, version.origin, table};
+	bool		found;
+	CachedEntry *entry;
+	MemoryContext context,
+				old;
+	CozeEntryHead head;
+	CachedEntry made = {0};
+
+	if (cache == NULL)
+		init_cache();
+	entry = hash_search(cache, &key, HASH_FIND, NULL);
+	if (entry != NULL)
+	{
+		dlist_move_head(&cache_lru, &entry->lru);
+		return entry;
+	}
+	context = AllocSetContextCreate(cache_context, "cozesync entry read", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	made.key = key;
+	made.context = context;
+	made.there = coze_read_entry(version, &head, CACHED_CHANGES_MAX, cache_change, &made);
+	MemoryContextSwitchTo(old);
+	if (made.there && head.nchanges > CACHED_CHANGES_MAX)
+	{
+		MemoryContextDelete(context);
+		return NULL;
+	}
+	if (made.there)
+		made.seen = head.seen;
+	made.memory = MemoryContextMemAllocated(context, true);
+	cache_memory += made.memory;
+	entry = hash_search(cache, &key, HASH_ENTER, &found);
+	*entry = made;
+	dlist_push_head(&cache_lru, &entry->lru);
+	return entry;
+}
+
 typedef struct LoadArg
 {
 	CozeTable  *table;
@@ -277,21 +452,64 @@ load_change(void *arg, const CozeChange *change)
 		coze_op_take(load->op, map, load->key, change);
 }
 
-bool
-coze_op_load(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op)
+/* Of a large entry, in CurrentMemoryContext. */
+static bool
+load_uncached(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op)
 {
 	LoadArg		load = {table, key, op};
 	CozeEntryHead head;
-	CozeOwnerState owner;
-	bool		there;
 
-	memset(op, 0, sizeof(*op));
-	coze_owner_enter(table, &owner);
-	there = coze_read_entry(version, &head, load_change, &load);
-	coze_owner_leave(&owner);
-	if (!there)
+	if (!coze_read_entry(version, &head, UINT32_MAX, load_change, &load))
 		return false;
 	op->version = version;
 	op->seen = head.seen;
 	return op->found || op->truncate;
+}
+
+bool
+coze_op_load(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op)
+{
+	CozeOwnerState owner;
+	CachedEntry *entry;
+	CachedOp   *cached;
+	bool		found;
+
+	memset(op, 0, sizeof(*op));
+	coze_owner_enter(table, &owner);
+	entry = cached_entry(version, table);
+	if (entry == NULL)
+		found = load_uncached(version, table, key, op);
+	else
+	{
+		cached = cached_op(entry, key, false);
+		found = entry->there && (cached != NULL || entry->truncate);
+		if (cached != NULL)
+			*op = cached->op;
+		op->truncate = entry->truncate;
+		op->version = version;
+		op->seen = entry->seen;
+	}
+	coze_owner_leave(&owner);
+	return found;
+}
+
+/*
+ * Every key that an entry of the log does something to in a table, with what it
+ * does; false: it is too large for that, or gone.  Valid until coze_ops_trim_cache().
+ */
+bool
+coze_ops_each(CozeVersion version, CozeTable *table,
+			  void (*callback) (void *arg, const Datum *key, const CozeOp *op), void *arg)
+{
+	CozeOwnerState owner;
+	CachedEntry *entry;
+
+	coze_owner_enter(table, &owner);
+	entry = cached_entry(version, table);
+	coze_owner_leave(&owner);
+	if (entry == NULL)
+		return false;
+	for (int i = 0; i < entry->nops; i++)
+		callback(arg, entry->ops[i].key, &entry->ops[i].op);
+	return true;
 }

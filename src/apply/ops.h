@@ -47,7 +47,13 @@ extern void coze_ops_index_uniques(const CozeMap *map, const CozeChange *change)
 extern void coze_op_take(CozeOp *op, const CozeMap *map, const Datum *key,
 						 const CozeChange *change);
 
-/* The operation of an entry of the log on a key; false: it has none. */
+/*
+ * The operation of an entry of the log on a key; false: it has none.  Points into
+ * a cache, or is in CurrentMemoryContext: valid until coze_ops_trim_cache().
+ */
 extern bool coze_op_load(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op);
+extern bool coze_ops_each(CozeVersion version, CozeTable *table,
+						  void (*callback) (void *arg, const Datum *key, const CozeOp *op), void *arg);
+extern void coze_ops_trim_cache(void);
 
 #endif							/* COZE_OPS_H */

@@ -461,7 +461,7 @@ is_partial(CozeVersion version, const CozeVector *at_cut)
 	CozeEntryHead head;
 	CozeFoldEntry entry = {.version = version,.seen = &head.seen};
 
-	return coze_read_entry(version, &head, ignore_change, NULL) && coze_fold_partial(&entry, at_cut);
+	return coze_read_entry(version, &head, 0, ignore_change, NULL) && coze_fold_partial(&entry, at_cut);
 }
 
 /*
@@ -498,7 +498,7 @@ add_partial(CozeClosure *closure, CozeHlc new_cut, const CozeVector *at_cut)
 			continue;
 		}
 		any = true;
-		coze_read_entry(versions[i], &head, add_changed_key, &arg);
+		coze_read_entry(versions[i], &head, UINT32_MAX, add_changed_key, &arg);
 	}
 	for (CozeIndexOp *op = coze_index_first(table->relid, COZE_SLOT_TRUNCATE, 0); op != NULL;
 		 op = coze_index_next(op))

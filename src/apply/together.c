@@ -180,7 +180,9 @@ typedef struct NoteArg
 	CozeClosure closure;		/* first: what the fold's callbacks get */
 	CozeVersion version;		/* of the entry at hand */
 	CozeClosureFold fold;
-	List	   *notes;			/* CozeConflict */
+	List	   *notes;			/* CozeFoldNote: with the entry */
+	List	   *former;			/* likewise: without it */
+	bool		without;		/* which of the two is being folded */
 } NoteArg;
 
 static Datum
@@ -210,8 +212,15 @@ reason_of(CozeTable *table, const CozeFoldNote *note)
 static void
 take_sides(NoteArg *arg, const CozeFoldNote *note, CozeConflict *c, Datum loser_row, Datum winner_row)
 {
-	bool		loser_is_remote = coze_version_equal(note->loser, arg->version) ||
-		(!coze_version_equal(note->winner, arg->version) && note->loser.origin != coze_own_origin());
+	bool		loser_is_remote;
+
+	if (arg->version.origin == coze_own_origin())
+		loser_is_remote = !coze_version_equal(note->loser, arg->version);
+	else if (coze_version_equal(note->loser, arg->version))
+		loser_is_remote = true;
+	else
+		loser_is_remote = !coze_version_equal(note->winner, arg->version) &&
+			note->loser.origin != coze_own_origin();
 
 	c->local = loser_is_remote ? note->winner : note->loser;
 	c->remote = loser_is_remote ? note->loser : note->winner;
@@ -224,8 +233,20 @@ static void
 take_note(void *a, const CozeFoldNote *note)
 {
 	NoteArg    *arg = a;
+	CozeFoldNote *copy = palloc(sizeof(CozeFoldNote));
+
+	*copy = *note;
+	if (arg->without)
+		arg->former = lappend(arg->former, copy);
+	else
+		arg->notes = lappend(arg->notes, copy);
+}
+
+static void
+record(NoteArg *arg, const CozeFoldNote *note)
+{
 	CozeTable  *table = arg->closure.table;
-	CozeConflict *c = palloc0(sizeof(CozeConflict));
+	CozeConflict c = {0};
 	bool		gave_way = note->op != NULL && coze_version_equal(note->loser, note->decided);
 	Datum		loser_row;
 	Datum		winner_row;
@@ -233,40 +254,96 @@ take_note(void *a, const CozeFoldNote *note)
 	loser_row = gave_way ? op_row(table, note->op) : state_row(table, note->before);
 	winner_row = note->index >= 0 ? state_row(table, note->other_state) :
 		gave_way ? state_row(table, note->before) : op_row(table, note->op);
-	c->table = table;
-	c->key = coze_key_to_jsonb(table, arg->fold.keys[note->key]->key);
-	c->type = note->type;
-	c->policy = coze_row_policy_name(note->index >= 0 ? coze_default_policy.unique :
-									 COZE_ROW_LAST_UPDATE_WINS);
-	c->reason = reason_of(table, note);
-	c->loser = note->loser;
-	c->decided = note->decided;
-	c->result_row = state_row(table, note->after);
-	take_sides(arg, note, c, loser_row, winner_row);
+	c.table = table;
+	c.key = coze_key_to_jsonb(table, arg->fold.keys[note->key]->key);
+	c.type = note->type;
+	c.policy = coze_row_policy_name(note->index >= 0 ? coze_default_policy.unique :
+									COZE_ROW_LAST_UPDATE_WINS);
+	c.reason = reason_of(table, note);
+	c.loser = note->loser;
+	c.decided = note->decided;
+	c.result_row = state_row(table, note->after);
+	take_sides(arg, note, &c, loser_row, winner_row);
 	if (gave_way && note->index >= 0 && note->after->row != NULL && note->before->row != NULL &&
 		note->after != note->before)
-		c->outcome = "merged";
-	arg->notes = lappend(arg->notes, c);
+		c.outcome = "merged";
+	coze_conflict_note(&c);
 }
 
-/* Conflicts decided above the cut of these keys are what the fold says, no more, no less. */
+static int
+compare_notes(const ListCell *a, const ListCell *b)
+{
+	const CozeFoldNote *na = lfirst(a);
+	const CozeFoldNote *nb = lfirst(b);
+	int			result = coze_version_cmp(na->decided, nb->decided);
+
+	if (result == 0)
+		result = coze_version_cmp(na->loser, nb->loser);
+	return result != 0 ? result : na->key - nb->key;
+}
+
+/*
+ * Record the conflicts that there are with the entry and were not without it, and
+ * withdraw those of which it is the other way round.
+ */
 static void
 report(NoteArg *arg)
 {
-	ListCell   *lc;
-	List	   *keys = NIL;
+	ListCell   *with,
+			   *without;
 
-	for (int k = 0; k < arg->fold.nkeys; k++)
+	list_sort(arg->notes, compare_notes);
+	list_sort(arg->former, compare_notes);
+	with = list_head(arg->notes);
+	without = list_head(arg->former);
+	while (with != NULL || without != NULL)
 	{
-		Datum		key = coze_key_to_jsonb(arg->closure.table, arg->fold.keys[k]->key);
+		int			order = with == NULL ? 1 : without == NULL ? -1 : compare_notes(with, without);
 
-		keys = lappend(keys, DatumGetPointer(key));
+		if (order < 0)
+			record(arg, lfirst(with));
+		else if (order > 0)
+		{
+			const CozeFoldNote *note = lfirst(without);
+			CozeTable  *table = arg->closure.table;
+
+			coze_conflict_withdraw(table, coze_key_to_jsonb(table, arg->fold.keys[note->key]->key),
+								   note->loser, note->decided);
+		}
+		if (order <= 0)
+			with = lnext(arg->notes, with);
+		if (order >= 0)
+			without = lnext(arg->former, without);
 	}
-	coze_conflict_supersede(arg->closure.table, keys, coze_cut(), arg->notes);
-	foreach(lc, arg->notes)
+}
+
+/* --- the fold --- */
+
+/*
+ * Fold all; up to the entry it is the same with and without it, conflicts and all,
+ * and behind it both are wanted.
+ */
+static const CozeState **
+fold_states(NoteArg *arg)
+{
+	CozeClosureFold *f = &arg->fold;
+	CozeFold   *fold;
+	const CozeState **before;
+	int			at = 0;
+
+	while (at < f->nentries && !coze_version_equal(f->entries[at].version, arg->version))
+		at++;
+	f->callbacks.note = NULL;
+	before = coze_fold(&f->table, f->nkeys, f->base, f->entries, at)->states;
+	f->callbacks.note = take_note;
+	if (at < f->nentries - 1)
 	{
-		coze_conflict_note(lfirst(lc));
+		arg->without = true;
+		coze_fold(&f->table, f->nkeys, before, &f->entries[at + 1], f->nentries - at - 1);
+		arg->without = false;
 	}
+	fold = coze_fold(&f->table, f->nkeys, before, &f->entries[at], f->nentries - at);
+	return fold->states;
 }
 
 /* --- writing --- */
@@ -323,7 +400,7 @@ delete_key(CozeTarget *target, const Datum *key)
 }
 
 static void
-write_rows(NoteArg *arg, CozeTarget *target, const CozeFold *fold)
+write_rows(NoteArg *arg, CozeTarget *target, const CozeState *const *states)
 {
 	CozeTable  *table = arg->closure.table;
 	CozeRow   **rows = palloc0(Max(1, arg->fold.nkeys) * sizeof(CozeRow *));
@@ -331,7 +408,7 @@ write_rows(NoteArg *arg, CozeTarget *target, const CozeFold *fold)
 	for (int k = 0; k < arg->fold.nkeys; k++)
 	{
 		CozeClosureKey *key = arg->fold.keys[k];
-		CozeRow    *row = coze_row_of_fold(table, fold->states[k]->row);
+		CozeRow    *row = coze_row_of_fold(table, states[k]->row);
 
 		if (row != NULL)
 			fill_in(table, row, key->row);
@@ -348,7 +425,7 @@ write_rows(NoteArg *arg, CozeTarget *target, const CozeFold *fold)
 	for (int k = 0; k < arg->fold.nkeys; k++)
 	{
 		CozeClosureKey *key = arg->fold.keys[k];
-		CozeRow    *row = coze_row_of_fold(table, fold->states[k]->row);
+		CozeRow    *row = coze_row_of_fold(table, states[k]->row);
 		CozeFound	found;
 
 		if (rows[k] != NULL)
@@ -412,7 +489,8 @@ add_own_ops(CozeTogether *together, CozeClosure *closure)
 		truncate->seen = together->head->seen;
 		truncate->truncate = true;
 		closure->truncates = lappend(closure->truncates, truncate);
-		coze_index_wrote(closure->table->relid, COZE_SLOT_TRUNCATE, 0);
+		if (closure->lock)
+			coze_index_wrote(closure->table->relid, COZE_SLOT_TRUNCATE, 0);
 		coze_closure_add_all(closure);
 	}
 }
@@ -421,7 +499,7 @@ bool
 coze_together_apply(CozeTogether *together, CozeTarget *target)
 {
 	NoteArg    *arg = palloc0(sizeof(NoteArg));
-	CozeFold   *fold;
+	const CozeState **states;
 
 	arg->version = together->head->version;
 	coze_closure_begin(&arg->closure, together->table, target, true, together->head->version);
@@ -438,11 +516,24 @@ coze_together_apply(CozeTogether *together, CozeTarget *target)
 	coze_closure_prepare(&arg->closure, &arg->fold, take_note);
 	if (!COZE_RULE("unique-states"))
 		arg->fold.table.nuniques = 0;
-	fold = coze_fold(&arg->fold.table, arg->fold.nkeys, arg->fold.base, arg->fold.entries,
-					 arg->fold.nentries);
+	states = fold_states(arg);
 	if (together->truncate)
 		delete_others(arg, target);
-	write_rows(arg, target, fold);
+	write_rows(arg, target, states);
 	report(arg);
 	return true;
+}
+
+void
+coze_together_report(CozeTogether *together, CozeTarget *target)
+{
+	NoteArg    *arg = palloc0(sizeof(NoteArg));
+
+	arg->version = together->head->version;
+	coze_closure_begin(&arg->closure, together->table, target, false, together->head->version);
+	add_own_ops(together, &arg->closure);
+	coze_closure_complete(&arg->closure);
+	coze_closure_prepare(&arg->closure, &arg->fold, take_note);
+	fold_states(arg);
+	report(arg);
 }

@@ -34,4 +34,7 @@ extern void coze_together_take(CozeTogether *together, const CozeMap *map, const
 /* At the end of the entry; false: what was decided is stale. */
 extern bool coze_together_apply(CozeTogether *together, CozeTarget *target);
 
+/* Only write down what conflicts an entry of the log has brought. */
+extern void coze_together_report(CozeTogether *together, CozeTarget *target);
+
 #endif							/* COZE_TOGETHER_H */

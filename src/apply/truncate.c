@@ -90,7 +90,7 @@ take_unseen(Truncating *t)
 			continue;
 		if (coze_version_cmp(versions[i], head->version) > 0)
 			t->any_later = true;
-		if (coze_read_entry(versions[i], &other, take_unseen_change, t))
+		if (coze_read_entry(versions[i], &other, UINT32_MAX, take_unseen_change, t))
 			coze_vector_free(&other.seen);
 	}
 }
