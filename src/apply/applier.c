@@ -324,7 +324,6 @@ apply_entries(void)
 		round.current = queue;
 		if (coze_entry_apply(entry, round.one_by_one > 0, &rows) == COZE_APPLIED_STALE)
 			return false;
-		queue->waited |= coze_applying.waited;
 		old = MemoryContextSwitchTo(applier_context);
 		coze_vector_set(&round.held, queue->origin, entry->head.version.hlc);
 		coze_vector_set(&round.progress, queue->origin, entry->head.version.hlc);
@@ -370,9 +369,6 @@ commit_round(void)
 		CozeOriginQueue *queue = lfirst(lc);
 
 		start_again(queue);
-		if (queue->waited)
-			coze_stop_clear(queue->origin);
-		queue->waited = false;
 		coze_intake_done(queue);
 	}
 	round.one_by_one = Max(0, round.one_by_one - n);
@@ -428,8 +424,6 @@ after_failure(RoundResult result)
 	bool		alone = round.one_by_one > 0;
 
 	coze_applying_key(key);
-	if (round.current != NULL)
-		round.current->waited |= coze_applying.waited;
 	undo_round();
 	coze_applying_clear();
 	if (!alone)

@@ -58,7 +58,6 @@ typedef struct CozeOriginQueue
 	CozeQueuedEntry *next;		/* the round at hand: first one not applied, if taken > 0 */
 	int			taken;			/* applied in it */
 
-	bool		waited;			/* for a lock, in the round at hand: it is shown */
 	bool		stopped;		/* by an error, or by somebody's lock */
 	int64		retry_at;		/* TimestampTz */
 	int			delay;			/* ms */

@@ -161,7 +161,6 @@ coze_stop_waiting(void)
 
 	if (coze_applying.version.hlc == 0)
 		return;
-	coze_applying.waited = true;
 	coze_applying_key(key);
 	if (!coze_apply_stop_of(coze_applying.version.origin, &stop))
 		only_waiting = coze_applying.version.origin;

@@ -22,7 +22,6 @@ typedef struct CozeApplying
 	Oid			relid;
 	const char *column;
 	int			held_back_by;	/* pid, if a user's lock is waited for */
-	bool		waited;			/* since coze_applying_clear() */
 } CozeApplying;
 
 #define COZE_KEY_TEXT_SIZE 128
