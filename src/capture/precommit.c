@@ -76,8 +76,7 @@ write_entry(CozeBufferTotals *totals)
 	write_body(totals, &head.seen);
 	coze_clock_publish();
 	COZE_DEBUG_POINT("precommit-before-draw");
-	head.version.origin = coze_own_origin();
-	head.version.hlc = coze_clock_draw(&head.seen);
+	head.version = coze_clock_draw(&head.seen);
 	COZE_DEBUG_POINT("precommit-after-draw");
 	if (totals->nchunks == 0)
 		write_body(totals, &head.seen);

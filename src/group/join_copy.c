@@ -19,8 +19,9 @@
  * Facts and log come last, in one transaction.  Until it commits this node knows no
  * members, so it has no links and applies nothing.
  *
- * Ids of chunks are transaction ids of the donor; they are taken over negative, so
- * that they are never taken for ours.
+ * Ids of chunks are transaction ids of the donor, or what it made of its own donor's;
+ * they are taken over negative, odd or even, so that they are never taken for ours
+ * nor for each other.
  *
  *-------------------------------------------------------------------------
  */
@@ -420,6 +421,9 @@ static const char *const facts[] = {
 	"base", "descriptor", "base_record", "conflict",
 };
 
+/* What becomes of an id of chunks. */
+#define CHUNKS_ID(id) "CASE WHEN " id " < 0 THEN 2 * " id " - 1 ELSE -2 * " id " END"
+
 static void
 copy_log(Source *source)
 {
@@ -434,7 +438,7 @@ copy_log(Source *source)
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
 		copy_into(source->peer,
-				  psprintf("COPY (SELECT l.origin, l.hlc, - l.chunks, l.payload FROM cozesync.log_%d AS l"
+				  psprintf("COPY (SELECT l.origin, l.hlc, " CHUNKS_ID("l.chunks") ", l.payload FROM cozesync.log_%d AS l"
 						   " WHERE l.hlc > %s) TO STDOUT (FORMAT binary)", i, source->cut),
 				  coze_relation_oid(log, false), log_columns, true);
 		appendStringInfo(&large, "%sSELECT l.chunks FROM cozesync.log_%d AS l WHERE l.hlc > %s AND l.chunks <> 0",
@@ -442,7 +446,7 @@ copy_log(Source *source)
 	}
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 		copy_into(source->peer,
-				  psprintf("COPY (SELECT - c.id, c.seq, c.payload FROM cozesync.chunk_%d AS c"
+				  psprintf("COPY (SELECT " CHUNKS_ID("c.id") ", c.seq, c.payload FROM cozesync.chunk_%d AS c"
 						   " WHERE c.id IN (%s)) TO STDOUT (FORMAT binary)", i, large.data),
 				  coze_relation_oid(chunk, false), chunk_columns, true);
 }

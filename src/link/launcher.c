@@ -510,32 +510,55 @@ watch(Oid database)
 	return w;
 }
 
-/* Forget databases that are gone, wherever there is a trace of them. */
-static void
-forget_dropped(const List *all)
+/* Databases of which there is a trace in shared memory. */
+static List *
+list_known(void)
 {
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	List	   *known = coze_registered_databases();
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
 	for (int i = 0; i < shared->nentries; i++)
 	{
-		Entry	   *entry = &shared->entries[i];
-
-		if (!OidIsValid(entry->database) || list_member_oid(all, entry->database))
-			continue;
-		coze_forget_database(entry->database);
-		coze_link_forget_database(entry->database);
-		entry->database = InvalidOid;
+		if (OidIsValid(shared->entries[i].database))
+			known = list_append_unique_oid(known, shared->entries[i].database);
 	}
 	LWLockRelease(&shared->lock);
+	return known;
+}
+
+/* Forget databases that are gone, wherever there is a trace of them. */
+static void
+forget_dropped(const List *known, const List *all)
+{
+	ListCell   *lc;
+
+	foreach(lc, known)
+	{
+		Oid			database = lfirst_oid(lc);
+		Entry	   *entry;
+
+		if (list_member_oid(all, database))
+			continue;
+		coze_forget_database(database);
+		coze_link_forget_database(database);
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		entry = find_entry(database);
+		if (entry != NULL)
+			entry->database = InvalidOid;
+		LWLockRelease(&shared->lock);
+	}
 }
 
 /* Look at all databases: at the start, after one was held, when wake-ups did not fit. */
 static void
 scan_databases(bool probe_all)
 {
+	List	   *known = list_known();	/* first: what is known and not listed is gone */
 	List	   *all;
 	List	   *connectable = list_databases(&all);
 
-	forget_dropped(all);
+	forget_dropped(known, all);
+	list_free(known);
 	if (probe_all)
 		to_probe = list_concat_unique_oid(to_probe, connectable);
 	list_free(all);

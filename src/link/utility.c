@@ -125,8 +125,8 @@ may_drop_extension(Node *statement)
 static void
 extension_dropped(void)
 {
-	coze_group_changed_at_commit();
 	coze_detach_at_end();
+	coze_group_changed_at_commit();
 }
 
 /* --- the hook ---------------------------------------------------------------------------- */

@@ -23,37 +23,104 @@
 #include "executor/executor.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "log/catalog.h"
 #include "log/log.h"
 #include "log/state.h"
 
-/* Insert a row whose first two columns are, in this order, its index's key. */
-static void
-insert_row(Oid relid, Datum *values, int nindexed)
+/* The two tables of a segment. */
+typedef enum CozeSegmentTable
 {
-	Relation	rel = table_open(relid, RowExclusiveLock);
-	bool		isnull[4] = {false, false, false, false};
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+	COZE_SEGMENT_LOG,
+	COZE_SEGMENT_CHUNK,
+} CozeSegmentTable;
+
+static const char *const segment_table_names[] = {"log", "chunk"};
+
+/* Oids of a segment's table and its one index, from the catalog. */
+typedef struct CozeSegmentOids
+{
+	Oid			table;			/* InvalidOid: not looked up */
+	Oid			index;
+} CozeSegmentOids;
+
+static CozeSegmentOids oids[lengthof(segment_table_names)][COZE_LOG_SEGMENTS + 1];
+
+/* Columns 1 and 2, unique: the indexes of all segments are alike. */
+static IndexInfo *index_info = NULL;
+
+/* Something in pg_class has changed. */
+static void
+forget_oids(Datum arg, int cacheid, uint32 hashvalue)
+{
+	memset(oids, 0, sizeof(oids));
+}
+
+static CozeSegmentOids
+look_up(CozeSegmentTable table, int segment)
+{
+	static bool registered = false;
+	char		name[NAMEDATALEN];
+	Relation	rel;
 	List	   *indexes;
-	ListCell   *lc;
+	CozeSegmentOids found;
 
-	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
+	if (!registered)
+		CacheRegisterSyscacheCallback(RELOID, forget_oids, (Datum) 0);
+	registered = true;
+	snprintf(name, sizeof(name), "%s_%d", segment_table_names[table], segment);
+	rel = table_open(coze_relation_oid(name, false), RowExclusiveLock);
 	indexes = RelationGetIndexList(rel);
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
-		IndexInfo  *info = BuildIndexInfo(index);
-
-		Assert(IndexRelationGetNumberOfKeyAttributes(index) == nindexed);
-		index_insert(index, values, isnull, &tuple->t_self, rel,
-					 info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
-		index_close(index, NoLock);
-		pfree(info);
-	}
+	if (list_length(indexes) != 1)
+		elog(ERROR, "cozesync.%s has %d indexes", name, list_length(indexes));
+	found.table = RelationGetRelid(rel);
+	found.index = linitial_oid(indexes);
 	list_free(indexes);
+	table_close(rel, NoLock);
+	/* not before: opening it may have brought news */
+	oids[table][segment] = found;
+	return found;
+}
+
+static IndexInfo *
+segment_index_info(Relation index)
+{
+	if (index_info == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		index_info = BuildIndexInfo(index);
+		MemoryContextSwitchTo(old);
+		Assert(index_info->ii_Unique && index_info->ii_NumIndexKeyAttrs == 2);
+	}
+	return index_info;
+}
+
+/* Insert a row into the current segment; its first two columns are the index's key. */
+static void
+insert_row(CozeSegmentTable table, Datum *values)
+{
+	int			segment = coze_current_segment();
+	CozeSegmentOids found = oids[table][segment];
+	bool		isnull[4] = {false, false, false, false};
+	Relation	rel;
+	Relation	index;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(found.table))
+		found = look_up(table, segment);
+	rel = table_open(found.table, RowExclusiveLock);
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
+	index = index_open(found.index, RowExclusiveLock);
+	index_insert(index, values, isnull, &tuple->t_self, rel, UNIQUE_CHECK_YES, false,
+				 segment_index_info(index));
+	index_close(index, NoLock);
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
 }
@@ -67,15 +134,6 @@ bytes_datum(const char *data, Size size)
 	SET_VARSIZE(b, VARHDRSZ + size);
 	memcpy(VARDATA(b), data, size);
 	return PointerGetDatum(b);
-}
-
-static Oid
-segment_table(const char *kind)
-{
-	char		name[NAMEDATALEN];
-
-	snprintf(name, sizeof(name), "%s_%d", kind, coze_current_segment());
-	return coze_relation_oid(name, false);
 }
 
 int64
@@ -92,7 +150,7 @@ coze_log_append_chunk(int64 chunks, uint64 seq, const char *data, Size size)
 	values[0] = Int64GetDatum(chunks);
 	values[1] = Int64GetDatum((int64) seq);
 	values[2] = bytes_datum(data, size);
-	insert_row(segment_table("chunk"), values, 2);
+	insert_row(COZE_SEGMENT_CHUNK, values);
 	pfree(DatumGetPointer(values[2]));
 }
 
@@ -105,7 +163,7 @@ coze_log_append_head(CozeVersion version, int64 chunks, const char *head, Size s
 	values[1] = Int64GetDatum(version.hlc);
 	values[2] = Int64GetDatum(chunks);
 	values[3] = bytes_datum(head, size);
-	insert_row(segment_table("log"), values, 2);
+	insert_row(COZE_SEGMENT_LOG, values);
 	pfree(DatumGetPointer(values[3]));
 }
 

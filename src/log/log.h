@@ -96,6 +96,9 @@ extern bool coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 extern int64 coze_log_size(void);	/* bytes on disk, all segments */
 extern int	coze_log_last_segment(void); /* where writing goes on after a restart */
 
+/* Does anything in the segment, head or chunk, belong to an entry above limit? (read.c) */
+extern bool coze_log_segment_is_needed(int segment, CozeHlc limit, Snapshot snapshot);
+
 /*
  * The node's upkeep, by the applier between its transactions, in a transaction of
  * its own each: move the cut as far as the members' entries allow and write the

@@ -49,6 +49,7 @@ typedef struct CozeSurvey
 	int			n;
 	CozeCutMember *members;
 	CozeVector *seen;			/* of each member, what members[i].seen points at */
+	bool	   *is_beat;		/* of each member, its last entry */
 } CozeSurvey;
 
 /* Drops that this process knows of: since which own hlc. */
@@ -115,28 +116,43 @@ read_base(CozeOrigin origin, Snapshot snapshot, CozeHlc *hlc, CozeVector *seen)
 
 /* --- the survey ------------------------------------------------------------------- */
 
-/* Last entry of an origin at or below hlc, from the log or else the base. */
-static bool
-last_entry(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
-		   CozeHlc *hlc, CozeVector *seen, uint32 *crc)
+static void
+decode_head(const char *head, Size size, CozeEntryHead *decoded)
 {
-	char	   *head;
-	Size		size;
-	CozeEntryHead decoded;
-	const char *error;
+	const char *error = coze_wire_get_head(head, size, decoded);
 
-	if (!coze_log_last(origin, upto, snapshot, hlc, &head, &size))
-	{
-		*crc = 0;
-		return read_base(origin, snapshot, hlc, seen);
-	}
-	error = coze_wire_get_head(head, size, &decoded);
 	if (error != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("entry in the change log is damaged: %s", error)));
+}
+
+/* The last entry of an origin at or below an hlc. */
+typedef struct CozeLastEntry
+{
+	CozeHlc		hlc;
+	uint32		crc;			/* 0: only the base tells of it */
+	bool		is_beat;
+} CozeLastEntry;
+
+/* From the log, or else the base. */
+static bool
+last_entry(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
+		   CozeLastEntry *last, CozeVector *seen)
+{
+	char	   *head;
+	Size		size;
+	CozeEntryHead decoded;
+
+	memset(last, 0, sizeof(*last));
+	if (!coze_log_last(origin, upto, snapshot, &last->hlc, &head, &size))
+		return read_base(origin, snapshot, &last->hlc, seen);
+	decode_head(head, size, &decoded);
 	coze_vector_copy(seen, &decoded.seen);
-	*crc = coze_wire_head_crc(head, size);
+	coze_vector_free(&decoded.seen);
+	last->is_beat = decoded.kind == COZE_ENTRY_BEAT;
+	last->crc = coze_wire_head_crc(head, size);
+	pfree(head);
 	return true;
 }
 
@@ -176,15 +192,18 @@ survey(CozeSurvey *s)
 	members = coze_members_read(&s->n);
 	s->members = palloc0(Max(1, s->n) * sizeof(CozeCutMember));
 	s->seen = palloc0(Max(1, s->n) * sizeof(CozeVector));
+	s->is_beat = palloc0(Max(1, s->n) * sizeof(bool));
 	for (int i = 0; i < s->n; i++)
 	{
 		CozeCutMember *m = &s->members[i];
-		uint32		crc;
+		CozeLastEntry last;
 
 		m->origin = members[i].origin;
 		if (last_entry(m->origin, coze_vector_get(&s->held, m->origin), s->snapshot,
-					   &m->last, &s->seen[i], &crc))
+					   &last, &s->seen[i]))
 			m->seen = &s->seen[i];
+		m->last = last.hlc;
+		s->is_beat[i] = last.is_beat;
 		if (!members[i].dropped)
 			survivors++;
 	}
@@ -227,22 +246,21 @@ move_base(const CozeSurvey *s, CozeHlc cut, CozeVector *base)
 	for (int i = 0; i < s->n; i++)
 	{
 		CozeOrigin	origin = s->members[i].origin;
-		CozeHlc		hlc;
-		uint32		crc;
+		CozeLastEntry last;
 		CozeVector	seen;
 
 		coze_vector_init(&seen);
 		if (!last_entry(origin, Min(cut, coze_vector_get(&s->held, origin)), s->snapshot,
-						&hlc, &seen, &crc) ||
-			hlc <= coze_base_of(origin))
+						&last, &seen) ||
+			last.hlc <= coze_base_of(origin))
 			continue;
-		store_base(origin, hlc, crc, &seen);
-		coze_vector_set(base, origin, hlc);
+		store_base(origin, last.hlc, last.crc, &seen);
+		coze_vector_set(base, origin, last.hlc);
 	}
 }
 
 static void
-store_cut(CozeHlc cut)
+store_cut(CozeHlc cut, const CozeVector *base)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(cut)};
@@ -250,15 +268,7 @@ store_cut(CozeHlc cut)
 	if (SPI_execute_with_args("UPDATE cozesync.local_node SET cut = $1", 1, types, values, NULL,
 							  false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not store the cut");
-	coze_set_cut_at_commit(cut);
-}
-
-/* Readers must learn of the base before anything is truncated, not before it holds. */
-static void
-publish_base(const CozeVector *base)
-{
-	for (int i = 0; i < base->n; i++)
-		coze_base_raise(base->e[i].origin, base->e[i].hlc);
+	coze_set_cut_at_commit(cut, base);
 }
 
 bool
@@ -283,13 +293,12 @@ coze_log_prune(void)
 		{
 			if (coze_prune_hook != NULL)
 				coze_prune_hook(coze_cut(), cut);
-			store_cut(cut);
+			store_cut(cut, &base);
 		}
 		end_survey();
 		SPI_finish();
 	}
 	CommitTransactionCommand();
-	publish_base(&base);
 	moved = base.n > 0;
 	coze_vector_free(&base);
 	return moved;
@@ -297,33 +306,54 @@ coze_log_prune(void)
 
 /* --- beats ------------------------------------------------------------------------------------ */
 
-/* The highest entry above the cut, of any origin, that is not a beat; 0 if none. */
+/* Go back to the entry of a member before the one at *hlc; 0: there is none in the log. */
+static void
+step_back(const CozeSurvey *s, int which, CozeHlc *hlc, bool *is_beat)
+{
+	CozeEntryHead decoded;
+	char	   *head;
+	Size		size;
+
+	if (!coze_log_last(s->members[which].origin, *hlc - 1, s->snapshot, hlc, &head, &size))
+	{
+		*hlc = 0;
+		return;
+	}
+	decode_head(head, size, &decoded);
+	*is_beat = decoded.kind == COZE_ENTRY_BEAT;
+	coze_vector_free(&decoded.seen);
+	pfree(head);
+}
+
+/*
+ * The highest entry above the cut, of any origin, that is not a beat; 0 if none.  All
+ * origins are gone back along together: one that has only beat for days, since
+ * another is away, is not read through each time.
+ */
 static CozeHlc
 highest_with_changes(const CozeSurvey *s)
 {
-	CozeHlc		highest = 0;
+	CozeHlc    *at = palloc((s->n + 1) * sizeof(CozeHlc));
+	bool	   *is_beat = palloc((s->n + 1) * sizeof(bool));
+	int			top = 0;
 
 	for (int i = 0; i < s->n; i++)
 	{
-		CozeOrigin	origin = s->members[i].origin;
-		CozeHlc		upto = coze_vector_get(&s->held, origin);
-		CozeHlc		hlc;
-		char	   *head;
-		Size		size;
-
-		while (upto > Max(highest, coze_cut()) &&
-			   coze_log_last(origin, upto, s->snapshot, &hlc, &head, &size) &&
-			   hlc > Max(highest, coze_cut()))
-		{
-			CozeEntryHead decoded;
-
-			if (coze_wire_get_head(head, size, &decoded) == NULL &&
-				decoded.kind != COZE_ENTRY_BEAT)
-				highest = hlc;
-			upto = hlc - 1;
-		}
+		at[i] = s->members[i].last;
+		is_beat[i] = s->is_beat[i];
 	}
-	return highest;
+	while (s->n > 0)
+	{
+		for (int i = 0; i < s->n; i++)
+			if (at[i] > at[top])
+				top = i;
+		if (at[top] <= coze_cut())
+			return 0;
+		if (!is_beat[top])
+			return at[top];
+		step_back(s, top, &at[top], &is_beat[top]);
+	}
+	return 0;
 }
 
 bool

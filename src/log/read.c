@@ -23,6 +23,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "debug.h"
 #include "log/catalog.h"
 #include "log/log.h"
 #include "log/state.h"
@@ -106,6 +107,17 @@ stream_close(CozeLogStream *stream)
 {
 	systable_endscan_ordered(stream->scan);
 	index_close(stream->index, AccessShareLock);
+}
+
+/* Chunks of one entry in one segment, from a number on. */
+static SysScanDesc
+chunk_scan(Relation segment, Relation index, int64 chunks, uint64 from, Snapshot snapshot)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(chunks));
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum((int64) from));
+	return systable_beginscan_ordered(segment, index, snapshot, 2, keys);
 }
 
 /* The stored head of the stream's tuple. */
@@ -231,6 +243,96 @@ coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 	return found;
 }
 
+/* --- what a segment is needed for ------------------------------------------------ */
+
+/* The least origin above one that a segment has entries of; false if there is none. */
+static bool
+next_origin(Relation segment, Snapshot snapshot, CozeOrigin *origin)
+{
+	Relation	index = open_only_index(segment);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+
+	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum((int64) *origin));
+	scan = systable_beginscan_ordered(segment, index, snapshot, 1, &key);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (tuple != NULL)
+		*origin = (CozeOrigin) DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(segment), &isnull));
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	return tuple != NULL;
+}
+
+static bool
+holds_chunks(Relation chunk_segment, int64 chunks, Snapshot snapshot)
+{
+	Relation	index = open_only_index(chunk_segment);
+	SysScanDesc scan = chunk_scan(chunk_segment, index, chunks, 0, snapshot);
+	bool		found = systable_getnext_ordered(scan, ForwardScanDirection) != NULL;
+
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	return found;
+}
+
+/*
+ * Does a segment hold the head of an entry above limit; and if chunk_segment is not
+ * NULL, of one that has chunks there?
+ */
+static bool
+has_entry_above(Relation segment, CozeHlc limit, Relation chunk_segment, Snapshot snapshot)
+{
+	CozeOrigin	origin = 0;
+	bool		found = false;
+
+	while (!found && next_origin(segment, snapshot, &origin))
+	{
+		CozeLogStream stream;
+
+		stream_open(&stream, segment, origin, limit, PG_INT64_MAX, snapshot,
+					ForwardScanDirection);
+		while (!found && stream.tuple != NULL)
+		{
+			int64		chunks;
+			Size		size;
+
+			(void) stream_head(&stream, &chunks, &size);
+			found = chunk_segment == NULL ||
+				(chunks != 0 && holds_chunks(chunk_segment, chunks, snapshot));
+			if (!found)
+				stream_advance(&stream, ForwardScanDirection);
+		}
+		stream_close(&stream);
+	}
+	return found;
+}
+
+bool
+coze_log_segment_is_needed(int segment, CozeHlc limit, Snapshot snapshot)
+{
+	Relation	heads = open_segment("log", segment);
+	Relation	chunks = open_segment("chunk", segment);
+	bool		needed = heads != NULL && has_entry_above(heads, limit, NULL, snapshot);
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS && chunks != NULL && !needed &&
+		 COZE_RULE("open-segment"); i++)
+	{
+		Relation	rel = open_segment("log", i);
+
+		if (rel == NULL)
+			continue;
+		needed = has_entry_above(rel, limit, chunks, snapshot);
+		table_close(rel, AccessShareLock);
+	}
+	if (heads != NULL)
+		table_close(heads, AccessShareLock);
+	if (chunks != NULL)
+		table_close(chunks, AccessShareLock);
+	return needed;
+}
+
 CozeHlc
 coze_own_committed(void)
 {
@@ -249,17 +351,6 @@ coze_own_committed(void)
 }
 
 /* --- chunks -------------------------------------------------------------------- */
-
-/* Chunks of one entry in one segment, from a number on. */
-static SysScanDesc
-chunk_scan(Relation segment, Relation index, int64 chunks, uint64 from, Snapshot snapshot)
-{
-	ScanKeyData keys[2];
-
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(chunks));
-	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum((int64) from));
-	return systable_beginscan_ordered(segment, index, snapshot, 2, keys);
-}
 
 /*
  * Merges the segments: a long transaction may have begun in one and ended in

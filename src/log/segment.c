@@ -19,7 +19,6 @@
 
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -28,7 +27,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "debug.h"
 #include "log/catalog.h"
 #include "log/log.h"
 #include "log/state.h"
@@ -90,44 +88,6 @@ coze_log_size(void)
 	return blocks * BLCKSZ;
 }
 
-/* Run a query that yields one boolean. */
-static bool
-ask(const char *query, CozeHlc hlc)
-{
-	Oid			types[1] = {INT8OID};
-	Datum		values[1] = {Int64GetDatum(hlc)};
-	bool		isnull;
-
-	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 1) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		elog(ERROR, "unexpected result of \"%s\"", query);
-	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-}
-
-/* Does anything in the segment belong to an entry above limit? */
-static bool
-is_needed(int segment, CozeHlc limit)
-{
-	char	   *query = psprintf("SELECT EXISTS (SELECT FROM cozesync.log_%d"
-								 " WHERE hlc OPERATOR(pg_catalog.>) $1)", segment);
-
-	if (ask(query, limit))
-		return true;
-	for (int i = 1; i <= COZE_LOG_SEGMENTS && COZE_RULE("open-segment"); i++)
-	{
-		if (segment_blocks(i) == 0)
-			continue;
-		query = psprintf("SELECT EXISTS (SELECT FROM cozesync.log_%d l"
-						 " WHERE l.hlc OPERATOR(pg_catalog.>) $1"
-						 " AND l.chunks OPERATOR(pg_catalog.<>) 0"
-						 " AND EXISTS (SELECT FROM cozesync.chunk_%d c"
-						 " WHERE c.id OPERATOR(pg_catalog.=) l.chunks))", i, segment);
-		if (ask(query, limit))
-			return true;
-	}
-	return false;
-}
-
 /* Empty a segment if nobody needs it or has it in use. */
 static bool
 empty_segment(int segment, CozeHlc limit)
@@ -137,13 +97,13 @@ empty_segment(int segment, CozeHlc limit)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (!is_needed(segment, limit) &&
+	if (!coze_log_segment_is_needed(segment, limit, GetActiveSnapshot()) &&
 		ConditionalLockRelationOid(table_of("log", segment), AccessExclusiveLock) &&
 		ConditionalLockRelationOid(table_of("chunk", segment), AccessExclusiveLock))
 	{
 		/* who wrote in it has ended: look again, with a snapshot that shows it */
 		PushActiveSnapshot(GetLatestSnapshot());
-		if (!is_needed(segment, limit))
+		if (!coze_log_segment_is_needed(segment, limit, GetActiveSnapshot()))
 		{
 			char	   *command = psprintf("TRUNCATE cozesync.log_%d, cozesync.chunk_%d",
 										   segment, segment);

@@ -20,10 +20,16 @@
  *	The clock never falls behind anything that is in the log: state is read off
  *	the tables before the first draw after a server start (coze_attach).
  *
+ * Attaching.  The tables are read without any lock, since that may wait for
+ * another transaction's.  What was read is taken over only if nothing of it has
+ * changed meanwhile: database->changes counts detaching and what the applier
+ * publishes, after it has become visible.  A transaction that changed
+ * local_node sees its own state (own_view), which nobody else does until it commits.
+ * On a standby nothing is kept: its tables change without us.
+ *
  * Locking: database->lock guards the clock, the vector and what is pending; it
- * is held for a few instructions.  database->attach_lock is held while the tables
- * are read; nobody takes it while holding the other.  registry->lock guards the
- * list of databases.  Slots, cut, LSN, generation are atomics.
+ * is held for a few instructions.  registry->lock guards the list of databases.
+ * Slots, cut, LSN, generation are atomics.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +44,9 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
 #include "storage/shmem.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -61,10 +69,11 @@ typedef struct CozeDatabase
 {
 	Oid			dboid;			/* InvalidOid: free */
 	LWLock		lock;
-	LWLock		attach_lock;
 
-	/* Written under attach_lock and lock, read under either or when attached. */
+	/* Written under lock, read under it or when attached. */
+	uint64		changes;		/* of what the tables say, since the server started */
 	bool		attached;
+	bool		on_standby;		/* as it was when that was read */
 	CozeNodeState state;
 	CozeOrigin	origin;
 	uint8		group_id[16];
@@ -110,13 +119,18 @@ static CozeDatabase *mine = NULL;	/* this backend's database */
 
 /* What this transaction does at its end. */
 static bool bound_published = false;
-static CozeHlc drawn = 0;
+static CozeVersion drawn;		/* hlc 0: nothing */
 static uint32 captured = 0;		/* changes in the entry that was drawn for */
 static bool pending_set = false;
 static bool detach_at_end = false;
 static bool group_changed = false;
 static CozeHlc new_cut = 0;
+static CozeVector new_base;		/* with new_cut; in the transaction's memory */
 static bool callback_registered = false;
+
+/* With detach_at_end: the node as this transaction sees it. */
+static CozeRestored own_view;	/* in the transaction's memory */
+static bool own_view_valid = false;
 
 static bool registered_waiter = false;
 
@@ -162,7 +176,6 @@ coze_state_shmem_init(void)
 		CozeSharedVector *vectors[] = {&db->held, &db->base, &db->pending};
 
 		LWLockInitialize(&db->lock, registry->lock.tranche);
-		LWLockInitialize(&db->attach_lock, registry->lock.tranche);
 		pg_atomic_init_u64(&db->clock, 0);
 		pg_atomic_init_u64(&db->own_committed, 0);
 		pg_atomic_init_u64(&db->captured_transactions, 0);
@@ -245,9 +258,9 @@ atomic_raise(pg_atomic_uint64 *a, uint64 value)
 
 /* --- attaching ------------------------------------------------------------------- */
 
-/* This database's slot in the registry, taken now if it has none. */
+/* This database's place in the registry, taken now if it has none and take is set. */
 static CozeDatabase *
-find_database(void)
+find_database(bool take)
 {
 	CozeDatabase *found = NULL;
 	CozeDatabase *unused = NULL;
@@ -262,13 +275,13 @@ find_database(void)
 		else if (db->dboid == InvalidOid && unused == NULL)
 			unused = db;
 	}
-	if (found == NULL && unused != NULL)
+	if (found == NULL && take && unused != NULL)
 	{
 		found = unused;
 		found->dboid = MyDatabaseId;
 	}
 	LWLockRelease(&registry->lock);
-	if (found == NULL)
+	if (found == NULL && take)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many databases of this server use cozesync"),
@@ -277,59 +290,162 @@ find_database(void)
 	return found;
 }
 
-/* Take over what the tables say.  The clock and the vector only rise. */
 static void
-install_restored(CozeDatabase *db, const CozeRestored *restored)
+need_database(void)
 {
-	LWLockAcquire(&db->lock, LW_EXCLUSIVE);
+	if (mine == NULL)
+		mine = find_database(true);
+}
+
+static void
+shared_replace(CozeSharedVector *shared, const CozeVector *v)
+{
+	shared->n = 0;
+	for (int i = 0; i < v->n; i++)
+		shared_raise(shared, v->e[i].origin, v->e[i].hlc);
+}
+
+/* Take over what the tables say.  The lock is held. */
+static void
+install_restored(CozeDatabase *db, const CozeRestored *restored, bool on_standby)
+{
+	shared_replace(&db->held, &restored->held);
+	shared_replace(&db->base, &restored->base);
+	for (int i = 0; i < db->pending.n; i++) /* keep the room made for them */
+		shared_raise(&db->held, db->pending.e[i].origin, 0);
 	if (db->origin != restored->origin)
-	{
-		db->held.n = db->base.n = 0;
 		pg_atomic_write_u64(&db->own_committed, 0);
-		pg_atomic_write_u64(&db->cut, 0);
-	}
+	if (pg_atomic_read_u32(&db->segment) == 0 || db->on_standby)
+		pg_atomic_write_u32(&db->segment, restored->segment);
 	db->state = restored->state;
 	db->origin = restored->origin;
 	memcpy(db->group_id, restored->group_id, sizeof(db->group_id));
-	for (int i = 0; i < restored->held.n; i++)
-		shared_raise(&db->held, restored->held.e[i].origin, restored->held.e[i].hlc);
-	for (int i = 0; i < restored->base.n; i++)
-		shared_raise(&db->base, restored->base.e[i].origin, restored->base.e[i].hlc);
+	pg_atomic_write_u64(&db->cut, restored->cut);
 	atomic_raise(&db->own_committed, restored->own_last);
-	atomic_raise(&db->cut, restored->cut);
 	atomic_raise(&db->clock, restored->clock);
-	if (pg_atomic_read_u32(&db->segment) == 0)
-		pg_atomic_write_u32(&db->segment, restored->segment);
+	db->on_standby = on_standby;
 	pg_write_barrier();
 	db->attached = true;
-	LWLockRelease(&db->lock);
+}
+
+/* Read the tables until nothing changes meanwhile, and let everybody know. */
+static CozeNodeState
+attach_anew(void)
+{
+	for (;;)
+	{
+		bool		on_standby = RecoveryInProgress();
+		uint64		changes = 0;
+		CozeRestored restored;
+		bool		done = false;
+
+		if (mine != NULL)
+		{
+			LWLockAcquire(&mine->lock, LW_SHARED);
+			changes = mine->changes;
+			LWLockRelease(&mine->lock);
+		}
+		COZE_DEBUG_POINT("attach-before-read");
+		coze_restore(&restored);
+		COZE_DEBUG_POINT("attach-read");
+		if (mine == NULL && restored.state == COZE_NODE_NONE)
+			return COZE_NODE_NONE;	/* takes no place from those who need one */
+		if (mine == NULL)
+			need_database();	/* and once more, since changes was not known */
+		else
+		{
+			LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
+			done = mine->changes == changes;
+			if (done)
+				install_restored(mine, &restored, on_standby);
+			LWLockRelease(&mine->lock);
+		}
+		coze_vector_free(&restored.held);
+		coze_vector_free(&restored.base);
+		if (done)
+			return restored.state;
+	}
+}
+
+/* The node as this transaction, which has changed it, sees it. */
+static CozeNodeState
+attach_own_view(void)
+{
+	if (!own_view_valid)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+		coze_restore(&own_view);
+		MemoryContextSwitchTo(old);
+		own_view_valid = true;
+		LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
+		atomic_raise(&mine->clock, own_view.clock);
+		if (pg_atomic_read_u32(&mine->segment) == 0)
+			pg_atomic_write_u32(&mine->segment, own_view.segment);
+		LWLockRelease(&mine->lock);
+	}
+	return own_view.state;
 }
 
 CozeNodeState
 coze_attach(void)
 {
-	if (mine != NULL && mine->attached)
+	if (detach_at_end)
+		return attach_own_view();
+	if (mine != NULL && mine->attached && !mine->on_standby)
 	{
 		pg_read_barrier();
 		return mine->state;
 	}
 	coze_check_preloaded();
 	if (mine == NULL)
-		mine = find_database();
-
-	LWLockAcquire(&mine->attach_lock, LW_EXCLUSIVE);
-	if (!mine->attached)
-	{
-		CozeRestored restored;
-
-		coze_restore(&restored);
-		install_restored(mine, &restored);
-	}
-	LWLockRelease(&mine->attach_lock);
-	return mine->state;
+		mine = find_database(false);
+	return attach_anew();
 }
 
-/* Forget a database that was dropped. */
+List *
+coze_registered_databases(void)
+{
+	List	   *databases = NIL;
+	Oid		   *oids = palloc(cozesync_max_databases * sizeof(Oid));
+	int			n = 0;
+
+	LWLockAcquire(&registry->lock, LW_SHARED);
+	for (int i = 0; i < cozesync_max_databases; i++)
+		if (OidIsValid(registry->databases[i].dboid))
+			oids[n++] = registry->databases[i].dboid;
+	LWLockRelease(&registry->lock);
+	for (int i = 0; i < n; i++)
+		databases = lappend_oid(databases, oids[i]);
+	pfree(oids);
+	return databases;
+}
+
+/* Nothing of one database may be found by the next one in its place. */
+static void
+clear_database(CozeDatabase *db)
+{
+	LWLockAcquire(&db->lock, LW_EXCLUSIVE);
+	db->changes++;
+	db->attached = false;
+	db->on_standby = false;
+	db->origin = 0;
+	db->state = COZE_NODE_NONE;
+	db->held.n = db->base.n = db->pending.n = 0;
+	db->pending_xid = InvalidTransactionId;
+	pg_atomic_write_u64(&db->clock, 0);
+	pg_atomic_write_u64(&db->own_committed, 0);
+	pg_atomic_write_u64(&db->captured_transactions, 0);
+	pg_atomic_write_u64(&db->captured_rows, 0);
+	pg_atomic_write_u64(&db->commit_lsn, 0);
+	pg_atomic_write_u64(&db->cut, 0);
+	pg_atomic_write_u32(&db->segment, 0);
+	pg_atomic_write_u32(&db->nwaiters, 0);
+	for (int i = 0; i < COZE_WORKER_KINDS; i++)
+		db->worker_pid[i] = 0;
+	LWLockRelease(&db->lock);
+}
+
 void
 coze_forget_database(Oid dboid)
 {
@@ -338,16 +454,9 @@ coze_forget_database(Oid dboid)
 	{
 		CozeDatabase *db = &registry->databases[i];
 
-		if (db->dboid == dboid)
+		if (OidIsValid(dboid) && db->dboid == dboid)
 		{
-			db->attached = false;
-			db->origin = 0;
-			db->state = COZE_NODE_NONE;
-			db->held.n = db->base.n = db->pending.n = 0;
-			db->pending_xid = InvalidTransactionId;
-			pg_atomic_write_u32(&db->segment, 0);
-			pg_atomic_write_u64(&db->own_committed, 0);
-			pg_atomic_write_u64(&db->cut, 0);
+			clear_database(db);
 			db->dboid = InvalidOid;
 		}
 	}
@@ -369,8 +478,9 @@ coze_check_member(void)
 CozeOrigin
 coze_own_origin(void)
 {
-	Assert(mine != NULL);
-	return mine->origin;
+	if (detach_at_end && own_view_valid)
+		return own_view.origin;
+	return mine != NULL ? mine->origin : 0;
 }
 
 CozeNodeState
@@ -382,6 +492,8 @@ coze_node_state(void)
 const uint8 *
 coze_group_id(void)
 {
+	if (detach_at_end && own_view_valid)
+		return own_view.group_id;
 	Assert(mine != NULL);
 	return mine->group_id;
 }
@@ -395,6 +507,68 @@ wake(int procno)
 		SetLatch(&GetPGProcByNumber(procno)->procLatch);
 }
 
+/* What the applier's transaction brought, or would have brought. */
+static void
+end_pending(bool committed)
+{
+	if (committed)
+		COZE_DEBUG_POINT("apply-after-commit-before-publish");
+	LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
+	if (committed)
+	{
+		mine->changes++;
+		for (int i = 0; i < mine->pending.n; i++)
+			shared_raise(&mine->held, mine->pending.e[i].origin, mine->pending.e[i].hlc);
+		atomic_raise(&mine->commit_lsn, XactLastCommitEnd);
+	}
+	mine->pending_xid = InvalidTransactionId;
+	mine->pending.n = 0;
+	LWLockRelease(&mine->lock);
+}
+
+/* The base first: who sees the new cut, or a log emptied up to it, sees the base. */
+static void
+publish_cut(void)
+{
+	LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
+	mine->changes++;
+	for (int i = 0; i < new_base.n; i++)
+		shared_raise(&mine->base, new_base.e[i].origin, new_base.e[i].hlc);
+	atomic_raise(&mine->cut, new_cut);
+	LWLockRelease(&mine->lock);
+}
+
+/* The bound that was published is withdrawn. */
+static void
+end_bound(bool committed)
+{
+	if (committed && drawn.hlc != 0)
+	{
+		atomic_raise(&mine->commit_lsn, XactLastCommitEnd);
+		atomic_raise(&mine->own_committed, drawn.hlc);
+		if (captured > 0)
+			pg_atomic_fetch_add_u64(&mine->captured_transactions, 1);
+		pg_atomic_fetch_add_u64(&mine->captured_rows, captured);
+	}
+	pg_write_barrier();
+	pg_atomic_write_u64(&registry->slots[coze_my_proc_number()].bound, 0);
+}
+
+/* What local_node says has changed; gone: there is no node any more. */
+static void
+end_attachment(bool gone)
+{
+	LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
+	mine->changes++;
+	mine->attached = false;
+	if (gone)
+	{
+		mine->origin = 0;
+		pg_atomic_write_u64(&mine->own_committed, 0);
+	}
+	LWLockRelease(&mine->lock);
+}
+
 /*
  * The transaction's effects in shared memory, once it is visible, or gone.
  * Nothing here may fail.
@@ -403,57 +577,48 @@ static void
 end_of_transaction(XactEvent event, void *arg)
 {
 	bool		committed = event == XACT_EVENT_COMMIT;
+	bool		wakes;
 
+	if (event == XACT_EVENT_PRE_PREPARE && (detach_at_end || group_changed))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has changed what this node is or knows of its group")));
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
 		return;
 	if (mine == NULL)
 		return;
 
+	wakes = committed && (drawn.hlc != 0 || pending_set || group_changed);
 	if (pending_set)
-	{
-		if (committed)
-			COZE_DEBUG_POINT("apply-after-commit-before-publish");
-		LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
-		if (committed)
-		{
-			for (int i = 0; i < mine->pending.n; i++)
-				shared_raise(&mine->held, mine->pending.e[i].origin, mine->pending.e[i].hlc);
-			atomic_raise(&mine->commit_lsn, XactLastCommitEnd);
-		}
-		mine->pending_xid = InvalidTransactionId;
-		mine->pending.n = 0;
-		LWLockRelease(&mine->lock);
-	}
+		end_pending(committed);
 	if (new_cut != 0 && committed)
-		atomic_raise(&mine->cut, new_cut);
+		publish_cut();
 	if (bound_published)
-	{
-		if (committed && drawn != 0)
-		{
-			atomic_raise(&mine->commit_lsn, XactLastCommitEnd);
-			atomic_raise(&mine->own_committed, drawn);
-			if (captured > 0)
-				pg_atomic_fetch_add_u64(&mine->captured_transactions, 1);
-			pg_atomic_fetch_add_u64(&mine->captured_rows, captured);
-		}
-		pg_write_barrier();
-		pg_atomic_write_u64(&registry->slots[coze_my_proc_number()].bound, 0);
-	}
-	if (detach_at_end)
-		mine->attached = false;
+		end_bound(committed);
+	if (detach_at_end && committed)
+		end_attachment(own_view_valid && own_view.state == COZE_NODE_NONE);
 	if (group_changed && committed)
 		pg_atomic_fetch_add_u64(&mine->generation, 1);
-	if (committed && ((bound_published && drawn != 0) || pending_set || group_changed))
+	if (wakes)
 	{
 		coze_worker_wake(COZE_WORKER_LINKER);
 		if (group_changed)
 			coze_worker_wake(COZE_WORKER_APPLIER);
 		coze_waiters_wake();
 	}
-	bound_published = pending_set = detach_at_end = group_changed = false;
-	drawn = 0;
+	bound_published = pending_set = detach_at_end = group_changed = own_view_valid = false;
+	drawn.hlc = 0;
 	captured = 0;
 	new_cut = 0;
+	memset(&new_base, 0, sizeof(new_base));
+}
+
+/* What a subtransaction made of local_node is gone with it. */
+static void
+end_of_subtransaction(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		own_view_valid = false;
 }
 
 static void
@@ -463,6 +628,7 @@ at_end(void)
 	if (!callback_registered)
 	{
 		RegisterXactCallback(end_of_transaction, NULL);
+		RegisterSubXactCallback(end_of_subtransaction, NULL);
 		callback_registered = true;
 	}
 }
@@ -471,12 +637,11 @@ void
 coze_detach_at_end(void)
 {
 	coze_check_preloaded();
-	if (mine == NULL)
-		mine = find_database();
+	need_database();
 	at_end();
 	CommandCounterIncrement();
 	detach_at_end = true;
-	mine->attached = false;
+	own_view_valid = false;
 }
 
 /* --- clock -------------------------------------------------------------------------- */
@@ -486,6 +651,11 @@ coze_clock_publish(void)
 {
 	CozeSlot   *slot = &registry->slots[coze_my_proc_number()];
 
+	if (detach_at_end)
+	{
+		own_view_valid = false; /* as late as can be */
+		(void) attach_own_view();
+	}
 	at_end();
 	slot->dboid = MyDatabaseId;
 	pg_write_barrier();
@@ -495,11 +665,15 @@ coze_clock_publish(void)
 	pg_memory_barrier();
 }
 
-/* Does the pending transaction count?  The lock is held. */
+/*
+ * Does the pending transaction count, being visible to every snapshot taken from now
+ * on?  It is in the commit log a moment before that.  The lock is held.
+ */
 static bool
 pending_counts(void)
 {
 	return TransactionIdIsValid(mine->pending_xid) && COZE_RULE("pending-seen") &&
+		!TransactionIdIsInProgress(mine->pending_xid) &&
 		TransactionIdDidCommit(mine->pending_xid);
 }
 
@@ -523,34 +697,63 @@ copy_held(CozeVector *v)
 			coze_vector_raise(v, mine->pending.e[i].origin, mine->pending.e[i].hlc);
 }
 
-CozeHlc
+/* V of an entry drawn now.  The lock is held. */
+static void
+copy_seen(CozeVector *seen)
+{
+	if (!detach_at_end || (mine->attached && mine->origin == own_view.origin))
+	{
+		copy_held(seen);
+		return;
+	}
+	/* this transaction made the node what it is: only it knows */
+	seen->n = 0;
+	for (int i = 0; i < own_view.held.n; i++)
+		seen->e[seen->n++] = own_view.held.e[i];
+}
+
+/* With the lock held: is what a draw needs there? */
+static bool
+can_draw(void)
+{
+	return detach_at_end || mine->attached;
+}
+
+/* The lock is held. */
+static void
+draw_hlc(void)
+{
+	drawn.origin = detach_at_end ? own_view.origin : mine->origin;
+	drawn.hlc = coze_hlc_next(pg_atomic_read_u64(&mine->clock), GetCurrentTimestamp());
+	pg_atomic_write_u64(&mine->clock, drawn.hlc);
+}
+
+CozeVersion
 coze_clock_draw(CozeVector *seen)
 {
-	CozeHlc		now;
-
 	Assert(bound_published);
 	coze_vector_reserve(seen, cozesync_max_nodes);
-	if (COZE_RULE("draw-together"))
+	LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
+	while (!can_draw())
 	{
-		LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
-		now = GetCurrentTimestamp();
-		drawn = coze_hlc_next(pg_atomic_read_u64(&mine->clock), now);
-		pg_atomic_write_u64(&mine->clock, drawn);
-		copy_held(seen);
 		LWLockRelease(&mine->lock);
-	}
-	else
-	{
+		(void) coze_attach();
 		LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
-		drawn = coze_hlc_next(pg_atomic_read_u64(&mine->clock), GetCurrentTimestamp());
-		pg_atomic_write_u64(&mine->clock, drawn);
+	}
+	draw_hlc();
+	if (!COZE_RULE("draw-together"))
+	{
 		LWLockRelease(&mine->lock);
 		COZE_DEBUG_POINT("draw-between");
-		LWLockAcquire(&mine->lock, LW_SHARED);
-		copy_held(seen);
-		LWLockRelease(&mine->lock);
+		LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
 	}
+	copy_seen(seen);
+	LWLockRelease(&mine->lock);
 	COZE_DEBUG_POINT("draw-done");
+	if (drawn.origin == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has ceased to be a member of its group")));
 	return drawn;
 }
 
@@ -723,18 +926,20 @@ coze_cut(void)
 }
 
 void
-coze_set_cut_at_commit(CozeHlc cut)
+coze_set_cut_at_commit(CozeHlc cut, const CozeVector *base)
 {
-	at_end();
-	new_cut = cut;
-}
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
-void
-coze_base_raise(CozeOrigin origin, CozeHlc hlc)
-{
+	at_end();
+	coze_vector_init(&new_base);
+	coze_vector_copy(&new_base, base);
+	MemoryContextSwitchTo(old);
+	/* room is made sure of here, since the callback must not fail */
 	LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
-	shared_raise(&mine->base, origin, hlc);
+	for (int i = 0; i < base->n; i++)
+		shared_raise(&mine->base, base->e[i].origin, 0);
 	LWLockRelease(&mine->lock);
+	new_cut = cut;
 }
 
 CozeHlc
@@ -771,7 +976,8 @@ coze_group_generation(void)
 void
 coze_group_changed_at_commit(void)
 {
-	coze_attach();
+	(void) coze_attach();
+	need_database();
 	at_end();
 	group_changed = true;
 }
@@ -794,8 +1000,7 @@ coze_worker_register(CozeWorkerKind kind)
 {
 	int			other;
 
-	if (mine == NULL)
-		mine = find_database();
+	need_database();
 	LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
 	other = mine->worker_pid[kind];
 	if (other == 0 || other == MyProcPid)

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
+#include "nodes/pg_list.h"
 #include "storage/latch.h"
 
 #include "base/vector.h"
@@ -63,12 +64,14 @@ extern void coze_check_member(void);
 
 /*
  * This transaction changed cozesync.local_node (or restored the log): everybody
- * attaches anew, this backend at once, the others when it has ended.
+ * attaches anew, this backend at once, the others when it has committed.
  */
 extern void coze_detach_at_end(void);
 
 /* A database was dropped: its place in shared memory is free. */
 extern void coze_forget_database(Oid dboid);
+/* Oids of those that have a place; palloc'd. */
+extern List *coze_registered_databases(void);
 
 /* --- the node (after coze_attach) --------------------------------------------- */
 
@@ -85,8 +88,8 @@ extern const uint8 *coze_group_id(void);	/* 16 bytes */
  */
 extern void coze_clock_publish(void);
 
-/* Draw the hlc and copy V (without the own origin) in one critical section. */
-extern CozeHlc coze_clock_draw(CozeVector *seen);
+/* Draw the version and copy V (without the own origin) in one critical section. */
+extern CozeVersion coze_clock_draw(CozeVector *seen);
 
 /* How many changes the entry has that was drawn for; counted if it commits. */
 extern void coze_count_captured(uint32 changes);
@@ -145,12 +148,14 @@ extern void coze_flush(void);
 
 extern CozeHlc coze_cut(void);
 
-/* After the transaction that stored it in cozesync.local_node commits. */
-extern void coze_set_cut_at_commit(CozeHlc cut);
+/*
+ * After the transaction commits that stored them in cozesync.local_node and
+ * cozesync.base; base names the origins whose base has moved.
+ */
+extern void coze_set_cut_at_commit(CozeHlc cut, const CozeVector *base);
 
 /* The last pruned entry of an origin, 0 if none; raised before the cut moves. */
 extern CozeHlc coze_base_of(CozeOrigin origin);
-extern void coze_base_raise(CozeOrigin origin, CozeHlc hlc);
 
 /* --- the log's current segment ------------------------------------------------------------ */
 
