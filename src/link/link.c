@@ -120,7 +120,7 @@ coze_link_make(const CozeMember *peer, CozeLinkDirection direction, const char *
 static void
 end_session(CozeLink *link)
 {
-	coze_remote_close(link->remote);
+	coze_remote_retire(link->remote);
 	link->remote = NULL;
 	if (link->session != NULL)
 		MemoryContextDelete(link->session);
@@ -155,6 +155,18 @@ CozeOrigin
 coze_link_peer(const CozeLink *link)
 {
 	return link->peer;
+}
+
+CozeLinkDirection
+coze_link_direction(const CozeLink *link)
+{
+	return link->direction;
+}
+
+bool
+coze_link_is_open(const CozeLink *link)
+{
+	return link->state == COZE_LINK_STREAMING;
 }
 
 /* The linker keeps the topology for as long as it is the current one. */

@@ -26,6 +26,8 @@ extern void coze_link_free(CozeLink *link);
 extern bool coze_link_is(const CozeLink *link, const CozeMember *peer,
 						 CozeLinkDirection direction, const char *local_name);
 extern CozeOrigin coze_link_peer(const CozeLink *link);
+extern CozeLinkDirection coze_link_direction(const CozeLink *link);
+extern bool coze_link_is_open(const CozeLink *link);	/* is it streaming? */
 
 /* Members or links have changed. */
 extern void coze_link_set_topology(CozeLink *link, const CozeTopology *topology);

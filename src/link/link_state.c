@@ -31,6 +31,10 @@ struct CozeLinkSlot
 	Oid			database;		/* InvalidOid: free */
 	bool		retry;
 	bool		has_skew;
+	int			sessions[COZE_LINK_DIRECTIONS]; /* in which the peer works the link */
+	TimestampTz served_at[COZE_LINK_DIRECTIONS];	/* when the last of them ended, or the
+													 * slot was made */
+	TimestampTz heard_at;		/* when the peer last told what it has applied */
 	CozeOrigin	peer;
 	CozeLinkStatus link[COZE_LINK_DIRECTIONS];
 	bool		error_is_over[COZE_LINK_DIRECTIONS];
@@ -68,8 +72,14 @@ typedef struct KnownSlot
 /* Room for the vectors before the DSA area takes segments of its own. */
 #define DSA_INITIAL_SIZE (256 * 1024)
 
+/* See coze_link_is_neglected(); us. */
+#define PATIENCE INT64CONST(3000000)
+#define HEARD_LATELY INT64CONST(30000000)
+
 static LinkDirectory *directory;
 static dsa_area *area;
+static bool serves[COZE_LINK_DIRECTIONS];	/* does this process serve a peer that works it? */
+static CozeLinkSlot *served_slot;
 static KnownSlot *known;
 static int	nknown;
 
@@ -188,6 +198,12 @@ take_free_slot(CozeOrigin peer)
 		slot->peer = peer;
 		slot->retry = false;
 		slot->has_skew = false;
+		for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
+		{
+			slot->sessions[d] = 0;
+			slot->served_at[d] = GetCurrentTimestamp();
+		}
+		slot->heard_at = 0;
 		slot->has_applied = false;
 		slot->applied_n = 0;
 		slot->clock_skew = 0;
@@ -295,9 +311,12 @@ coze_link_set_state(CozeLinkSlot *slot, CozeLinkDirection direction,
 		return;
 	if (!lock_slot(slot))
 		return;
-	link->state = state;
-	link->behind = behind;
-	link->pid = MyProcPid;
+	if (serves[direction] || slot->sessions[direction] == 0)
+	{
+		link->state = state;
+		link->behind = behind;
+		link->pid = MyProcPid;
+	}
 	LWLockRelease(&slot->lock);
 }
 
@@ -400,6 +419,38 @@ coze_link_take_retry(CozeLinkSlot *slot)
 	return retry;
 }
 
+void
+coze_link_set_served(CozeLinkSlot *slot, CozeLinkDirection direction, bool served)
+{
+	if (!lock_slot(slot))
+		return;
+	slot->sessions[direction] = Max(0, slot->sessions[direction] + (served ? 1 : -1));
+	slot->served_at[direction] = GetCurrentTimestamp();
+	LWLockRelease(&slot->lock);
+	serves[direction] = served;
+	served_slot = slot;
+}
+
+bool
+coze_link_is_served(CozeLinkSlot *slot, CozeLinkDirection direction)
+{
+	return slot->sessions[direction] > 0;
+}
+
+bool
+coze_link_is_neglected(CozeLinkSlot *slot, CozeLinkDirection direction)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		neglected;
+
+	if (!lock_slot(slot))
+		return false;
+	neglected = slot->sessions[direction] == 0 &&
+		now - slot->served_at[direction] > PATIENCE && now - slot->heard_at < HEARD_LATELY;
+	LWLockRelease(&slot->lock);
+	return neglected;
+}
+
 /* --- what a peer has applied --------------------------------------------------------- */
 
 /* The caller holds the slot's lock. */
@@ -447,6 +498,7 @@ coze_link_set_applied(CozeLinkSlot *slot, const CozeVector *applied)
 			   applied->n * sizeof(CozeVectorEntry));
 	slot->applied_n = applied->n;
 	slot->has_applied = true;
+	slot->heard_at = GetCurrentTimestamp();
 	LWLockRelease(&slot->lock);
 	return more;
 }
@@ -510,6 +562,11 @@ coze_link_get_status(CozeOrigin peer, CozePeerStatus *status)
 void
 coze_link_release_all(void)
 {
+	for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
+	{
+		if (serves[d])
+			coze_link_set_served(served_slot, d, false);
+	}
 	LWLockAcquire(&directory->lock, LW_SHARED);
 	for (int i = 0; i < directory->nslots; i++)
 	{

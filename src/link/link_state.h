@@ -79,7 +79,7 @@ extern void coze_link_forget_database(Oid database);
 /* Forget all peers of this database but these. */
 extern void coze_link_keep(const CozeOrigin *peers, int n);
 
-/* pid 0: this process does not work the link any more */
+/* Of a link that this process works.  The word of a process that serves the peer goes first. */
 extern void coze_link_set_state(CozeLinkSlot *slot, CozeLinkDirection direction,
 								CozeLinkState state, bool behind);
 extern void coze_link_release(CozeLinkSlot *slot, CozeLinkDirection direction);
@@ -108,6 +108,16 @@ extern bool coze_link_get_status(CozeOrigin peer, CozePeerStatus *status);
 /* The peer has been heard of: whoever waits to connect to it tries at once. */
 extern void coze_link_ask_retry(CozeLinkSlot *slot);
 extern bool coze_link_take_retry(CozeLinkSlot *slot);
+
+/* The peer works the link, in a session that this process serves; or does so no more. */
+extern void coze_link_set_served(CozeLinkSlot *slot, CozeLinkDirection direction, bool served);
+extern bool coze_link_is_served(CozeLinkSlot *slot, CozeLinkDirection direction);
+
+/*
+ * The peer should work the link and has not done so for a while, though it has been
+ * heard of, over whatever connection: it may not know yet that it should.
+ */
+extern bool coze_link_is_neglected(CozeLinkSlot *slot, CozeLinkDirection direction);
 
 /*
  * This database is not, or not any more, what its peers know under its name: no

@@ -11,8 +11,9 @@
  * After a start nothing of ours is sent until every peer has been tried once: one
  * of them may hold what this database has lost (see session.c).
  *
- * A link that became one that the peer pulls over is pushed over until the peer
- * knows, since it may learn it from nobody else.
+ * Who gives a link up keeps it until the other has taken it over, since the news
+ * that the peer should work it may have no other road.  For the same reason we stand
+ * in for a peer that can be heard of and does not work a link that it should.
  *
  * The process ends when the database is no member (any more), and with an error
  * when it has become another node; the launcher starts the next.
@@ -39,6 +40,7 @@
 #include "link/launcher.h"
 #include "link/link.h"
 #include "link/linker.h"
+#include "link/remote.h"
 #include "link/session.h"
 #include "log/state.h"
 
@@ -49,8 +51,11 @@
 /* Peers that cannot be reached hold others up for so long (us) after a start. */
 #define SETTLE_TIMEOUT INT64CONST(3000000)
 
-/* A peer that shall pull is not pushed to before so long (us). */
-#define PULL_DELAY INT64CONST(5000000)
+/* Look so often (us) at links that a peer should work and does not. */
+#define STAND_IN_CHECK INT64CONST(1000000)
+
+/* Look so often (us) at connections that are about to be closed. */
+#define SWEEP_DELAY INT64CONST(20000)
 
 /* Sleep no longer than this (us), so that nothing is overlooked for good. */
 #define LONGEST_SLEEP INT64CONST(10000000)
@@ -62,9 +67,9 @@ static List *links;				/* CozeLink * */
 static uint64 generation;
 static MemoryContext topology_context;
 static CozeTopology *topology;
-static CozeVector topology_held;	/* what was held when it was read */
-static TimestampTz topology_read_at;
 static CozeOrigin own_origin;
+static TimestampTz matched_at;	/* when links were last made and freed */
+static bool stands_in;			/* a peer does not work a link: match again soon */
 static bool closed;				/* links are closed until the identity is confirmed */
 
 static bool wait_set_is_stale = true;
@@ -181,45 +186,76 @@ find_link(const CozeMember *peer, CozeLinkDirection direction, const char *local
 	return NULL;
 }
 
-/* Has the peer told that it has applied what the links are made from? */
+/* Does one node lack what the other holds, by what the peer has said last? */
 static bool
-knows_topology(CozeOrigin peer)
+has_work(const CozeMember *peer, CozeLinkDirection direction)
 {
-	CozeVector	applied;
-	bool		knows;
+	CozeVector	ours = {0};
+	CozeVector	theirs;
+	bool		has;
 
-	if (!coze_link_get_applied(peer, &applied))
-		return false;
-	coze_vector_set(&applied, peer, PG_INT64_MAX);
-	knows = coze_vector_covers(&applied, &topology_held);
-	coze_vector_free(&applied);
-	return knows;
+	coze_link_get_applied(peer->origin, &theirs);
+	coze_held(&ours);
+	if (coze_own_committed_max() != 0)
+		coze_vector_set(&ours, own_origin, coze_own_committed_max());
+	if (direction == COZE_LINK_OUT)
+	{
+		coze_vector_remove(&ours, peer->origin);
+		has = !coze_vector_covers(&theirs, &ours);
+	}
+	else
+	{
+		coze_vector_remove(&theirs, own_origin);
+		has = !coze_vector_covers(&ours, &theirs);
+	}
+	coze_vector_free(&ours);
+	coze_vector_free(&theirs);
+	return has;
 }
 
-/* The peer shall pull; does it know? */
-static bool
-must_push_still(const CozeMember *peer, const CozeLink *link)
+/* The peer should work the link and does not.  The link by which we do so instead, or NULL. */
+static CozeLink *
+stand_in(const CozeMember *peer, CozeLinkDirection direction, const char *local_name)
 {
-	if (peer->dsn == NULL || knows_topology(peer->origin))
-		return false;
-	return link != NULL || GetCurrentTimestamp() - topology_read_at > PULL_DELAY;
+	CozeLinkSlot *slot = coze_link_slot(peer->origin);
+	ListCell   *lc;
+
+	if (coze_link_is_served(slot, direction))
+		return NULL;
+	stands_in = true;			/* or may have to before long */
+	foreach(lc, links)
+	{
+		CozeLink   *link = lfirst(lc);
+
+		if (coze_link_peer(link) == peer->origin && coze_link_direction(link) == direction &&
+			(coze_link_is_open(link) || coze_link_is(link, peer, direction, local_name)))
+			return link;
+	}
+	if (peer->dsn == NULL || !coze_link_is_neglected(slot, direction) ||
+		!has_work(peer, direction))
+		return NULL;
+	return coze_link_make(peer, direction, local_name);
 }
 
-/* Do we work this link?  link: the one that there is, or NULL. */
-static bool
-is_ours(const CozeMember *peer, CozeLinkDirection direction, const CozeLink *link)
+/* The link by which we work this direction, old or new; NULL: we do not. */
+static CozeLink *
+link_for(const CozeMember *peer, CozeLinkDirection direction, const char *local_name)
 {
+	bool		out = direction == COZE_LINK_OUT;
 	CozeLinkMode mode;
+	CozeLink   *link;
 
 	if (peer->is_local || peer->dropped || closed ||
 		coze_topology_is_paused(topology, peer->origin))
-		return false;
-	if (direction == COZE_LINK_OUT)
-	{
-		mode = coze_topology_mode(topology, own_origin, peer->origin);
-		return mode == COZE_MODE_PUSH || (mode == COZE_MODE_PULL && must_push_still(peer, link));
-	}
-	return coze_topology_mode(topology, peer->origin, own_origin) == COZE_MODE_PULL;
+		return NULL;
+	mode = out ? coze_topology_mode(topology, own_origin, peer->origin) :
+		coze_topology_mode(topology, peer->origin, own_origin);
+	if (mode == COZE_MODE_OFF)
+		return NULL;
+	if (mode != (out ? COZE_MODE_PUSH : COZE_MODE_PULL))
+		return stand_in(peer, direction, local_name);
+	link = find_link(peer, direction, local_name);
+	return link != NULL ? link : coze_link_make(peer, direction, local_name);
 }
 
 /* Make the links that should be, keep those that are right, free the rest. */
@@ -230,18 +266,18 @@ match_links(void)
 	List	   *right = NIL;
 	ListCell   *lc;
 
+	stands_in = false;
+	matched_at = GetCurrentTimestamp();
 	for (int i = 0; local != NULL && i < topology->nmembers; i++)
 	{
 		const CozeMember *peer = &topology->members[i];
 
 		for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
 		{
-			CozeLink   *link = find_link(peer, d, local->node_name);
+			CozeLink   *link = link_for(peer, d, local->node_name);
 
-			if (!is_ours(peer, d, link))
-				continue;
 			if (link == NULL)
-				link = coze_link_make(peer, d, local->node_name);
+				continue;
 			coze_link_set_topology(link, topology);
 			right = lappend(right, link);
 		}
@@ -254,26 +290,6 @@ match_links(void)
 	list_free(links);
 	links = right;
 	wait_set_is_stale = true;	/* a new link may lie where a freed one did */
-}
-
-/* Is there a link too many, or one missing, though the topology is the same? */
-static bool
-links_have_changed(void)
-{
-	const CozeMember *local = coze_topology_local(topology);
-
-	for (int i = 0; local != NULL && i < topology->nmembers; i++)
-	{
-		const CozeMember *peer = &topology->members[i];
-		CozeLink   *link;
-
-		if (coze_topology_mode(topology, own_origin, peer->origin) != COZE_MODE_PULL)
-			continue;
-		link = find_link(peer, COZE_LINK_OUT, local->node_name);
-		if (is_ours(peer, COZE_LINK_OUT, link) != (link != NULL))
-			return true;
-	}
-	return false;
 }
 
 static void
@@ -343,9 +359,6 @@ read_topology(void)
 	CommitTransactionCommand();
 	topology_context = fresh;
 	MemoryContextSwitchTo(linker_context);
-	coze_held(&topology_held);
-	coze_vector_set(&topology_held, own_origin, coze_own_committed_max());
-	topology_read_at = GetCurrentTimestamp();
 	match_links();
 	forget_former_peers();
 	if (former != NULL)
@@ -536,15 +549,19 @@ coze_linker_main(Datum main_arg)
 		reason = coze_link_closed_reason();
 		if (generation != coze_group_generation() || (reason != NULL && !closed))
 			read_topology();
-		else if (links_have_changed())
+		else if (stands_in && GetCurrentTimestamp() - matched_at > STAND_IN_CHECK)
 			match_links();
 		if (reason != NULL)
 			pfree(reason);
 		if (!settled)
 			settled = has_settled(started_at);
 		due = run_links(settled);
+		if (stands_in)
+			due = Min(due, matched_at + STAND_IN_CHECK);
 		if (!settled && has_settled(started_at))
 			continue;
+		if (coze_remote_sweep())
+			due = Min(due, GetCurrentTimestamp() + SWEEP_DELAY);
 		sleep_until(Min(due, tend_applier(GetCurrentTimestamp())));
 	}
 }

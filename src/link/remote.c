@@ -21,6 +21,8 @@
 #include "storage/fd.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "catalog/pg_type.h"
 #include "link/remote.h"
@@ -33,8 +35,15 @@ struct CozeRemote
 	bool		holds_fd;
 	bool		unsent;			/* something waits for room in the socket */
 	PostgresPollingStatusType polling;
+	int			unanswered;		/* statements whose sync has not come */
+	TimestampTz retired_at;
 	const char *failure;		/* of our own, instead of libpq's */
 };
+
+/* Retired connections are closed after so long (us), whatever the server does. */
+#define RETIRED_MAX INT64CONST(3000000)
+
+static List *retired;			/* CozeRemote *, in TopMemoryContext */
 
 /* --- opening, closing --------------------------------------------------------------- */
 
@@ -65,7 +74,7 @@ coze_dsn_is_valid(const char *dsn)
 CozeRemote *
 coze_remote_open(const char *dsn, const char *application_name)
 {
-	CozeRemote *remote = palloc0(sizeof(CozeRemote));
+	CozeRemote *remote = MemoryContextAllocZero(TopMemoryContext, sizeof(CozeRemote));
 
 	/* What comes before dbname is a default, what comes after it overrides. */
 	const char *const keywords[] = {
@@ -109,6 +118,46 @@ coze_remote_close(CozeRemote *remote)
 	if (remote->holds_fd)
 		ReleaseExternalFD();
 	pfree(remote);
+}
+
+void
+coze_remote_retire(CozeRemote *remote)
+{
+	MemoryContext old;
+
+	if (remote == NULL)
+		return;
+	if (!remote->connected || remote->unanswered == 0 || PQstatus(remote->conn) != CONNECTION_OK)
+	{
+		coze_remote_close(remote);
+		return;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	remote->retired_at = GetCurrentTimestamp();
+	retired = lappend(retired, remote);
+	MemoryContextSwitchTo(old);
+}
+
+bool
+coze_remote_sweep(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, retired)
+	{
+		CozeRemote *remote = lfirst(lc);
+		CozeAnswer	answer;
+		CozeRemoteStatus status;
+
+		while ((status = coze_remote_receive(remote, &answer)) == COZE_REMOTE_READY)
+			;
+		if (status == COZE_REMOTE_WAITING && remote->unanswered > 0 &&
+			GetCurrentTimestamp() - remote->retired_at < RETIRED_MAX)
+			continue;
+		retired = foreach_delete_current(retired, lc);
+		coze_remote_close(remote);
+	}
+	return retired != NIL;
 }
 
 CozeRemoteStatus
@@ -168,6 +217,7 @@ coze_remote_send(CozeRemote *remote, const char *sql, int n, const CozeBuf *cons
 		values[i] = params[i] == NULL ? NULL : params[i]->size > 0 ? params[i]->data : "";
 		lengths[i] = params[i] == NULL ? 0 : (int) params[i]->size;
 	}
+	remote->unanswered++;
 	return PQsendQueryParams(remote->conn, sql, n, types, values, lengths, formats, 1) &&
 		PQpipelineSync(remote->conn) && flush(remote);
 }
@@ -222,6 +272,8 @@ coze_remote_receive(CozeRemote *remote, CozeAnswer *answer)
 		empty = 0;
 		if (read_result(remote->result, answer))
 			return PQstatus(remote->conn) == CONNECTION_BAD ? COZE_REMOTE_FAILED : COZE_REMOTE_READY;
+		if (PQresultStatus(remote->result) == PGRES_PIPELINE_SYNC)
+			remote->unanswered--;
 		PQclear(remote->result);
 		remote->result = NULL;
 	}

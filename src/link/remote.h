@@ -44,6 +44,13 @@ typedef struct CozeRemoteError
 extern CozeRemote *coze_remote_open(const char *dsn, const char *application_name);
 extern void coze_remote_close(CozeRemote *remote);
 
+/*
+ * Close it once the server is done with what it was sent, or after a while, so that
+ * the server does not complain.  sweep() does that; true: there are some left.
+ */
+extern void coze_remote_retire(CozeRemote *remote);
+extern bool coze_remote_sweep(void);
+
 /* While connecting: go on as far as possible. */
 extern CozeRemoteStatus coze_remote_connect(CozeRemote *remote);
 

@@ -66,14 +66,24 @@ PG_FUNCTION_INFO_V1(coze_send);
 /* --- sessions ------------------------------------------------------------------------- */
 
 static void
+release_links(void)
+{
+	coze_link_release(session.slot, COZE_LINK_IN);
+	coze_link_release(session.slot, COZE_LINK_OUT);
+	if (session.source != NULL)
+		coze_link_set_served(session.slot, COZE_LINK_OUT, false);
+	if (session.target != NULL)
+		coze_link_set_served(session.slot, COZE_LINK_IN, false);
+}
+
+static void
 forget_session(void)
 {
 	MemoryContext context = session.context;
 
 	if (context == NULL)
 		return;
-	coze_link_release(session.slot, COZE_LINK_IN);
-	coze_link_release(session.slot, COZE_LINK_OUT);
+	release_links();
 	memset(&session, 0, sizeof(session));
 	MemoryContextDelete(context);
 }
@@ -93,17 +103,26 @@ check_not_held(void)
 				 errmsg("the database is being dropped, renamed or copied")));
 }
 
-/* Time limits meant for users would cut links; the roles of peers must not need to set them. */
+/*
+ * Settings of a link's session, which the peer's role must not need the right to
+ * make.  Time limits meant for users would cut it.  Parameters are batches: other
+ * people's rows, and the DSNs of members, do not belong in the server log.
+ */
 static void
-lift_limits(void)
+set_up_session(void)
 {
-	static const char *const names[] = {
+	static const char *const no_limit[] = {
 		"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
 		"idle_session_timeout",
 	};
+	static const char *const no_parameters[] = {
+		"log_parameter_max_length", "log_parameter_max_length_on_error",
+	};
 
-	for (int i = 0; i < lengthof(names); i++)
-		SetConfigOption(names[i], "0", PGC_USERSET, PGC_S_SESSION);
+	for (int i = 0; i < lengthof(no_limit); i++)
+		SetConfigOption(no_limit[i], "0", PGC_USERSET, PGC_S_SESSION);
+	for (int i = 0; i < lengthof(no_parameters); i++)
+		SetConfigOption(no_parameters[i], "0", PGC_SUSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
 }
@@ -199,7 +218,7 @@ coze_hello(PG_FUNCTION_ARGS)
 	note_applied(&held);
 	coze_link_ask_retry(session.slot);
 	coze_worker_wake(COZE_WORKER_LINKER);
-	lift_limits();
+	set_up_session();
 	PG_RETURN_BYTEA_P(cstring_to_text_with_len(reply.data, reply.size));
 }
 
@@ -214,6 +233,7 @@ ensure_target(void)
 	session.target = coze_target_make(session.hello.origin, session.hello.node_name,
 									  session.slot, session.context);
 	coze_link_error_over(session.slot, COZE_LINK_IN);
+	coze_link_set_served(session.slot, COZE_LINK_IN, true);
 }
 
 /* False: refused. */
@@ -283,6 +303,7 @@ take_request(const char *data, Size size, bool begins)
 		session.source = coze_source_make(&session.hello, session.context);
 		coze_source_set_topology(session.source, coze_topology_read());
 		coze_link_error_over(session.slot, COZE_LINK_OUT);
+		coze_link_set_served(session.slot, COZE_LINK_OUT, true);
 	}
 	coze_link_set_state(session.slot, COZE_LINK_OUT, COZE_LINK_STREAMING,
 						coze_source_is_behind(session.source));

@@ -343,19 +343,47 @@ check_node_name(const char *name)
 			 errhint("The nodes of the group are: %s.", names.data)));
 }
 
-/* All that has committed here, own and applied; now is the clock at the call. */
-static void
-all_committed(CozeVector *target, CozeHlc now)
+/*
+ * The last entry of an origin up to upto that is not a beat; 0 if there is none in
+ * the log: what was pruned, everybody has.
+ */
+static CozeHlc
+last_transaction(CozeOrigin origin, CozeHlc upto, Snapshot snapshot)
 {
-	CozeOrigin	own = coze_own_origin();
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	CozeHlc		hlc;
+	char	   *data;
+	Size		size;
 
-	if (!coze_log_last(own, now, snapshot, &hlc, NULL, NULL))
-		hlc = Min(now, coze_base_of(own));
+	while (coze_log_last(origin, upto, snapshot, &hlc, &data, &size))
+	{
+		CozeEntryHead head;
+
+		if (coze_wire_get_head(data, size, &head) != NULL)
+			return hlc;
+		coze_vector_free(&head.seen);
+		pfree(data);
+		if (head.kind != COZE_ENTRY_BEAT)
+			return hlc;
+		upto = hlc - 1;
+	}
+	return 0;
+}
+
+/*
+ * All that has committed here, own and applied; now was the clock at the call.
+ * Beats do not count: who has seen all the rest need not tell that he has seen them.
+ */
+static void
+all_committed(CozeVector *target, const CozeVector *held, CozeHlc now)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	CozeOrigin	own = coze_own_origin();
+
+	for (int i = 0; i < held->n; i++)
+		coze_vector_set(target, held->e[i].origin,
+						last_transaction(held->e[i].origin, held->e[i].hlc, snapshot));
+	coze_vector_set(target, own, last_transaction(own, now, snapshot));
 	UnregisterSnapshot(snapshot);
-	if (hlc != 0)
-		coze_vector_set(target, own, hlc);
 }
 
 Datum
@@ -363,6 +391,7 @@ coze_wait_for_sync(PG_FUNCTION_ARGS)
 {
 	TimestampTz until = end_of_timeout(fcinfo, 0);
 	PeerWait	wait = {0};
+	CozeVector	held = {0};
 	CozeHlc		now;
 
 	coze_check_preloaded();
@@ -372,13 +401,13 @@ coze_wait_for_sync(PG_FUNCTION_ARGS)
 		wait.node_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 		check_node_name(wait.node_name);
 	}
-	coze_held(&wait.target);
+	coze_held(&held);
 
 	/* What had committed before the call drew no hlc above the clock. */
 	now = coze_clock_last();
 	if (!wait_until(horizon_has_passed, &now, until, HORIZON_POLL))
 		PG_RETURN_BOOL(false);
-	all_committed(&wait.target, now);
+	all_committed(&wait.target, &held, now);
 	wait.context = AllocSetContextCreate(CurrentMemoryContext, "cozesync wait",
 										 ALLOCSET_DEFAULT_SIZES);
 	PG_RETURN_BOOL(wait_until(peers_have_target, &wait, until, PEER_POLL));

@@ -136,6 +136,8 @@ coze_target_acknowledge(CozeTarget *target, CozeAck *ack)
 {
 	memset(ack, 0, sizeof(*ack));
 	coze_held_visible(&ack->applied);
+	if (coze_own_committed_max() != 0)
+		coze_vector_set(&ack->applied, coze_own_origin(), coze_own_committed_max());
 	coze_flush();
 	coze_queue_state(target->peer, &ack->queued, &ack->window);
 	ack->clock = GetCurrentTimestamp();
