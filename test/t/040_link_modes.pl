@@ -116,7 +116,9 @@ write_everywhere();
 
 for my $round (1 .. 2)
 {
-    my $writer = background($a, join '', map { my $id = 5_000_000 + $round * 1000 + $_; "INSERT INTO t VALUES ($id, 'crash');" } 1 .. 300);
+    # A server that is started meanwhile holds the other end of psql's input, so psql must quit itself.
+    my $writer = background($a, join('', map { "INSERT INTO t VALUES ($_, 'crash');\n" }
+        map { 5_000_000 + $round * 1000 + $_ } 1 .. 300) . "\\q\n");
     $b->stop('immediate');
     $b->start;
     my ($status, $out, $err) = $writer->finish;
