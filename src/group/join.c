@@ -600,9 +600,11 @@ note_error(const char *message)
 	AbortCurrentTransaction();
 	coze_in_applier = false;
 	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	coze_step_run("UPDATE cozesync.join_run SET last_error = $1", 1, &message);
 	SPI_finish();
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
 

@@ -171,7 +171,7 @@ in_list(List *strings, const char *text)
 	return false;
 }
 
-/* Does the statement make or alter a trigger of cozesync's? */
+/* Does the statement make or alter something of cozesync's? */
 static bool
 is_ours(SchemaCopy *copy, Node *statement)
 {
@@ -184,6 +184,8 @@ is_ours(SchemaCopy *copy, Node *statement)
 		copy->skipped_triggers = lappend(copy->skipped_triggers, s->trigname);
 		return true;
 	}
+	if (IsA(statement, CreateExtensionStmt))
+		return strcmp(((CreateExtensionStmt *) statement)->extname, "cozesync") == 0;
 	if (IsA(statement, AlterTableStmt))
 	{
 		ListCell   *cell;

@@ -9,8 +9,11 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
 
 #include "apply/apply.h"
 #include "group/step.h"
@@ -24,9 +27,29 @@ set_locally(const char *name, const char *value)
 	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
+/*
+ * A procedure has the snapshot of its portal to run SQL under; a background worker
+ * has no portal.
+ */
+static void
+begin(void)
+{
+	if (ActivePortal == NULL)
+		PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+end(void)
+{
+	if (ActivePortal == NULL && ActiveSnapshotSet())
+		PopActiveSnapshot();
+	coze_in_applier = false;
+}
+
 void
 coze_step_begin(void)
 {
+	begin();
 	set_locally("search_path", "pg_catalog, pg_temp");
 	set_locally("session_replication_role", "replica");
 	set_locally("row_security", "off");
@@ -36,6 +59,7 @@ coze_step_begin(void)
 void
 coze_step_begin_captured(void)
 {
+	begin();
 	set_locally("search_path", "pg_catalog, pg_temp");
 	set_locally("session_replication_role", "origin");
 	coze_in_applier = false;
@@ -44,15 +68,15 @@ coze_step_begin_captured(void)
 void
 coze_step_end(void)
 {
+	end();
 	SPI_commit();
-	coze_in_applier = false;
 }
 
 void
 coze_step_abandon(void)
 {
+	end();
 	SPI_rollback();
-	coze_in_applier = false;
 }
 
 void
