@@ -241,16 +241,17 @@ check_may_be_admitted(CozeJoin *join)
 static void
 check_all(CozeJoin *join)
 {
-	const char *dsn[1] = {join->dsn};
-	const char *name[1] = {join->node_name};
+	const char *params[2];
 
 	coze_step_begin();
 	read_run(join);
+	params[0] = join->node_name;
+	params[1] = join->dsn;
 	if (join->phase == COZE_JOIN_NONE)
 		coze_step_run("SELECT cozesync.check_no_group()", 0, NULL);
-	coze_step_run("SELECT cozesync.check_given($1, 'node name')", 1, name);
+	coze_step_run("SELECT cozesync.check_given($1, 'node name')", 1, params);
 	coze_peer_check_dsn(join->via, "\"via\"");
-	coze_step_run("SELECT cozesync.check_own_dsn($1)", 1, dsn);
+	coze_step_run("SELECT cozesync.check_own_dsn($1)", 1, &params[1]);
 	join->peer = coze_peer_open(join->via, "the member at \"via\"");
 	if (coze_peer_is_here(join->peer))
 		ereport(ERROR,
