@@ -11,6 +11,7 @@ package CozeTest;
 use strict;
 use warnings;
 use Exporter 'import';
+use File::Temp;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -275,15 +276,18 @@ sub debug_rule
 sub background
 {
     my ($node, $sql, $dbname) = @_;
-    my ($out, $err, $in) = ('', '', $sql);
+    my ($out, $err) = ('', '');
+    # from a file: psql would read a pipe only while somebody pumps
+    my $file = File::Temp->new;
+    print $file $sql;
+    $file->flush;
     my $run = IPC::Run::start(
         [ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1',
-            '-d', $node->connstr($dbname // 'postgres'), '-f', '-' ],
-        '<', \$in, '>', \$out, '2>', \$err,
+            '-d', $node->connstr($dbname // 'postgres'), '-f', $file->filename ],
+        '<', \undef, '>', \$out, '2>', \$err,
         IPC::Run::timeout($timeout));
-    # psql reads its input only while somebody pumps
-    $run->pump_nb;
-    return bless { run => $run, out => \$out, err => \$err }, 'CozeTest::Background';
+    return bless { run => $run, file => $file, out => \$out, err => \$err },
+        'CozeTest::Background';
 }
 
 # What a statement that must fail says: SQLSTATE, message, detail and hint.

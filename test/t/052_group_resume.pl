@@ -32,8 +32,8 @@ sub change_on_donor
         UPDATE big SET id = id + 10000 WHERE id = 20 + $round;
         DELETE FROM big WHERE id = 30 + $round;
         INSERT INTO big SELECT 20000 + 10 * $round + g, 'new' || $round || g, 'n' FROM generate_series(1, 5) g;
-        BEGIN; UPDATE big SET u = 'swap' WHERE id = 50; UPDATE big SET u = 'u50' || $round WHERE id = 51;
-        UPDATE big SET u = 'u51' || $round WHERE id = 50; COMMIT;
+        BEGIN; UPDATE big SET u = 'swap' WHERE id = 50; UPDATE big SET u = 'fifty ' || $round WHERE id = 51;
+        UPDATE big SET u = 'fifty-one ' || $round WHERE id = 50; COMMIT;
         UPDATE mid SET k1 = 'moved $round' WHERE v = $round;
         DELETE FROM mid WHERE v = 500 + $round;
         TRUNCATE zed; INSERT INTO zed SELECT g, 'round $round' FROM generate_series(1, 100) g;});
