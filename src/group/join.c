@@ -17,7 +17,7 @@
  *
  * Each phase ends with a commit, and cozesync.join_run says which is next; so a join
  * that was interrupted, by an error or by a crash, goes on when join_group() is
- * called again, or by a background worker after a restart.
+ * called again, or in the background (join_worker.c) after a restart.
  *
  * Locking: a lock for the whole session makes sure that one process works on it.
  *
@@ -32,15 +32,9 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
-#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
-#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -59,8 +53,6 @@ PG_FUNCTION_INFO_V1(coze_join_group);
 #define READY_POLL 100
 /* How often it tells whom it waits for, in ms. */
 #define READY_TELL 10000
-/* A background worker that failed tries again after so many seconds. */
-#define WORKER_RESTART 5
 
 /* --- helpers ------------------------------------------------------------------------- */
 
@@ -88,16 +80,12 @@ join_lock(void)
 	return tag;
 }
 
-static void
-lock_join(void)
+bool
+coze_join_lock(void)
 {
 	LOCKTAG		tag = join_lock();
 
-	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("another process is letting this database join a group"),
-				 errhint("See cozesync.join_progress for how far it is.")));
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 static void
@@ -499,10 +487,30 @@ go_on(CozeJoin *join)
 	catch_up();
 }
 
+bool
+coze_join_resume(void)
+{
+	CozeJoin	join = {.wait = true};
+
+	coze_step_begin();
+	read_run(&join);
+	coze_step_end();
+	if (join.phase == COZE_JOIN_NONE)
+		return false;
+	if (join.phase != COZE_JOIN_CATCHING_UP)
+		go_in(&join);
+	go_on(&join);
+	return true;
+}
+
 static void
 run_join(CozeJoin *join)
 {
-	lock_join();
+	if (!coze_join_lock())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another process is letting this database join a group"),
+				 errhint("See cozesync.join_progress for how far it is.")));
 	PG_TRY();
 	{
 		go_in(join);
@@ -570,98 +578,4 @@ coze_join_group(PG_FUNCTION_ARGS)
 	run_join(&join);
 	SPI_finish();
 	PG_RETURN_VOID();
-}
-
-/* --- in the background ----------------------------------------------------------------------------------- */
-
-void
-coze_join_continue(void)
-{
-	BackgroundWorker worker = {0};
-
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = WORKER_RESTART;
-	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
-	strlcpy(worker.bgw_library_name, "cozesync", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "coze_join_worker_main", sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "cozesync join", sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "cozesync join", sizeof(worker.bgw_type));
-	if (!RegisterDynamicBackgroundWorker(&worker, NULL))
-		ereport(WARNING,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not start a background worker that goes on with joining"),
-				 errhint("Increase max_worker_processes, or call cozesync.join_group() again with wait => true.")));
-}
-
-/* Keep the reason for the views; the transaction at hand has failed. */
-static void
-note_error(const char *message)
-{
-	AbortCurrentTransaction();
-	coze_in_applier = false;
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	SPI_connect();
-	coze_step_run("UPDATE cozesync.join_run SET last_error = $1", 1, &message);
-	SPI_finish();
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
-static void
-work(void)
-{
-	CozeJoin	join = {.copy_schema = false, .wait = true};
-
-	lock_join();
-	coze_step_begin();
-	read_run(&join);
-	coze_step_end();
-	join.node_name = NULL;
-	if (join.phase == COZE_JOIN_NONE)
-		return;
-	if (join.phase != COZE_JOIN_CATCHING_UP)
-		go_in(&join);
-	go_on(&join);
-}
-
-/*
- * Goes on with a join that was left to the background or was interrupted by a
- * restart.  Exits with 0 when there is nothing more to do, so that it is not
- * started again.
- */
-void
-coze_join_worker_main(Datum main_arg)
-{
-	MemoryContext context;
-
-	pqsignal(SIGTERM, die);
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
-
-	context = AllocSetContextCreate(TopMemoryContext, "cozesync join", ALLOCSET_DEFAULT_SIZES);
-	PortalContext = context;	/* where SPI keeps what outlives its transactions */
-	StartTransactionCommand();
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	PG_TRY();
-	{
-		work();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		EmitErrorReport();
-		error = CopyErrorData();
-		FlushErrorState();
-		note_error(error->message);
-		proc_exit(1);
-	}
-	PG_END_TRY();
-	SPI_finish();
-	CommitTransactionCommand();
-	proc_exit(0);
 }

@@ -43,9 +43,23 @@ typedef struct CozeJoin
 	MemoryContext context;		/* for the whole run */
 } CozeJoin;
 
-/* --- join.c ------------------------------------------------------------------------ */
+/* --- join.c ----------------------------------------------------------------------------- */
 
-/* If this database is joining: let a background worker go on with it. */
+/* One process at a time, until its session ends; false: another is at it. */
+extern bool coze_join_lock(void);
+
+/*
+ * Go on where an earlier call was.  Needs a non-atomic SPI connection.  False if
+ * there is nothing to go on with.
+ */
+extern bool coze_join_resume(void);
+
+/* --- join_worker.c ---------------------------------------------------------------------- */
+
+/* From _PG_init: who was joining when the server stopped goes on when it starts. */
+extern void coze_join_init(void);
+
+/* Let a background worker go on. */
 extern void coze_join_continue(void);
 extern PGDLLEXPORT void coze_join_worker_main(Datum main_arg);
 

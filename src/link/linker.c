@@ -70,6 +70,9 @@ static CozeTopology *topology;
 static CozeOrigin own_origin;
 static TimestampTz matched_at;	/* when links were last made and freed */
 static bool stands_in;			/* a peer does not work a link: match again soon */
+static bool is_joining;
+CozeJoiningHook coze_joining_hook = NULL;
+
 static bool closed;				/* links are closed until the identity is confirmed */
 
 static bool wait_set_is_stale = true;
@@ -160,7 +163,7 @@ check_member(void)
 		coze_launcher_is_no_member();
 		proc_exit(0);
 	}
-	coze_attach();
+	is_joining = coze_attach() == COZE_NODE_JOINING;
 	if (own_origin != 0 && own_origin != identity.origin)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -526,6 +529,8 @@ start_up(Oid database)
 	on_shmem_exit(release_links, (Datum) 0);
 	coze_launcher_is_member();
 	read_topology();
+	if (is_joining && coze_joining_hook != NULL)
+		coze_joining_hook();
 }
 
 void
