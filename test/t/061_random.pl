@@ -105,7 +105,7 @@ sub folded_conflicts
     return $node->safe_psql('postgres', q{
         SELECT c.table_name, c.key, c.conflict_type, c.loser_hlc, c.loser_origin, c.decided_hlc, c.decided_origin
           FROM cozesync.conflict c WHERE c.table_name LIKE '%unique' AND c.conflict_type NOT LIKE '%missing'
-         ORDER BY 1, 2::text COLLATE "C", 3, 4, 5, 6, 7});
+         ORDER BY 1, c.key::text COLLATE "C", 3, 4, 5, 6, 7});
 }
 
 for my $round (1 .. $rounds)
