@@ -35,7 +35,7 @@ sub same
 # A large transaction goes to the log as it grows.
 is($node->safe_psql('postgres', q{
     BEGIN;
-    INSERT INTO t SELECT i, i, 'row ' || i FROM generate_series(1, 300000) i;
+    INSERT INTO t SELECT i, i, 'row ' || i FROM generate_series(1, 200000) i;
     SELECT memory() < 500000;
     COMMIT}), 't', 'the memory of a large transaction is bounded');
 same('and it is captured whole');
@@ -45,7 +45,7 @@ is($node->safe_psql('postgres', q{
     BEGIN;
     DO $$
     BEGIN
-        FOR i IN 1..100000 LOOP
+        FOR i IN 1..30000 LOOP
             BEGIN
                 INSERT INTO t VALUES (1000000 + i, i, 'sub');
                 IF i % 2 = 0 THEN
