@@ -48,10 +48,14 @@
 #include "log/log.h"
 #include "log/state.h"
 
-/* One snapshot of the donor. */
+/*
+ * One snapshot of the donor.  The connection on which it was taken keeps it; another
+ * reads with it, in a transaction a table, so that no table there stays locked.
+ */
 typedef struct Source
 {
-	CozePeerConnection *peer;	/* in a transaction with that snapshot */
+	CozePeerConnection *peer;	/* reads */
+	char	   *snapshot;		/* its exported name */
 	char	   *origins;		/* what the donor holds in it, as two arrays */
 	char	   *hlcs;
 	char	   *cut;
@@ -187,21 +191,33 @@ copy_rows(Source *source, Oid relid, const char *where)
 
 /* --- the snapshot ------------------------------------------------------------------------- */
 
+static void
+begin_reading(Source *source)
+{
+	coze_peer_query(source->peer, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", 0, NULL);
+	coze_peer_query(source->peer, psprintf("SET TRANSACTION SNAPSHOT %s",
+										   quote_literal_cstr(source->snapshot)), 0, NULL);
+}
+
+static void
+end_reading(Source *source)
+{
+	coze_peer_query(source->peer, "COMMIT", 0, NULL);
+}
+
 static Source *
 open_source(CozeJoin *join)
 {
 	Source	   *source = palloc0(sizeof(Source));
-	char	   *name;
 	CozePeerRows *held;
 
-	source->peer = coze_peer_open(join->via, psprintf("node \"%s\"", join->donor_name));
 	coze_peer_query(join->peer, "BEGIN ISOLATION LEVEL READ COMMITTED", 0, NULL);
-	name = coze_peer_query_value(join->peer, "SELECT cozesync.take_snapshot()", 0, NULL);
-	coze_peer_query(source->peer, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", 0, NULL);
-	coze_peer_query(source->peer, psprintf("SET TRANSACTION SNAPSHOT %s", quote_literal_cstr(name)), 0, NULL);
+	source->snapshot = coze_peer_query_value(join->peer, "SELECT cozesync.take_snapshot()", 0, NULL);
+	source->peer = coze_peer_open(join->via, psprintf("node \"%s\"", join->donor_name));
+	begin_reading(source);
 	held = coze_peer_query(source->peer, "SELECT h.origins, h.hlcs, n.cut"
 						   " FROM cozesync.held_in_snapshot() AS h, cozesync.local_node AS n", 0, NULL);
-	coze_peer_query(join->peer, "COMMIT", 0, NULL);
+	end_reading(source);
 	if (held->nrows != 1)
 		elog(ERROR, "the donor is not a node any more");
 	source->origins = held->values[0];
@@ -211,10 +227,10 @@ open_source(CozeJoin *join)
 }
 
 static void
-close_source(Source *source)
+close_source(CozeJoin *join, Source *source)
 {
-	coze_peer_query(source->peer, "COMMIT", 0, NULL);
 	coze_peer_close(source->peer);
+	coze_peer_query(join->peer, "COMMIT", 0, NULL);
 }
 
 /* --- which tables ---------------------------------------------------------------------------- */
@@ -389,7 +405,9 @@ copy_tables(CozeJoin *join, Source *source)
 	CozePeerRows *tables;
 
 	coze_step_begin();
+	begin_reading(source);
 	take_on_tables_of(join, source->peer);
+	end_reading(source);
 	tables = coze_step_fetch("SELECT t.schema_name, t.table_name, t.held->>0, t.held->>1"
 							 " FROM cozesync.join_table AS t ORDER BY 1, 2", 0, NULL);
 	coze_step_end();
@@ -403,11 +421,13 @@ copy_tables(CozeJoin *join, Source *source)
 		Oid			relid;
 
 		coze_step_begin();
+		begin_reading(source);
 		relid = get_relname_relid(table, get_namespace_oid(schema, false));
 		if (origins == NULL)
 			copy_whole_table(source, schema, table, relid);
 		else if (strcmp(origins, source->origins) != 0 || strcmp(hlcs, source->hlcs) != 0)
 			bring_up_to_date(source, schema, table, relid, origins, hlcs);
+		end_reading(source);
 		coze_step_end();
 		COZE_DEBUG_POINT("join-table-done");
 	}
@@ -496,12 +516,14 @@ take_over(CozeJoin *join, Source *source)
 {
 	coze_step_begin();
 	(void) coze_attach();		/* not later, when uncommitted rows would be read */
+	begin_reading(source);
 	for (int i = 0; i < lengthof(facts); i++)
 		(void) copy_rows(source, coze_relation_oid(facts[i], false), NULL);
 	coze_step_run("SELECT setval(pg_get_serial_sequence('cozesync.conflict', 'id'), max(c.id))"
 		" FROM cozesync.conflict AS c HAVING max(c.id) IS NOT NULL", 0, NULL);
 	copy_log(source);
 	copy_sequences(source);
+	end_reading(source);
 	if (!is_whole(join, source))
 	{
 		coze_step_abandon();
@@ -526,6 +548,6 @@ coze_join_copy(CozeJoin *join)
 
 		copy_tables(join, source);
 		done = take_over(join, source);
-		close_source(source);
+		close_source(join, source);
 	} while (!done);
 }

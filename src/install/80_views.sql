@@ -6,7 +6,7 @@ SELECT m.node_name,
        m.origin = n.origin AS is_local,
        m.system_identifier, m.server_version, m.joined_at, m.ready_at, m.slot, m.origin,
        m.dsn IS NOT NULL AS has_dsn
-FROM cozesync.member AS m LEFT JOIN cozesync.local_node AS n ON true
+FROM cozesync.member AS m JOIN cozesync.local_node AS n ON n.state <> 'left'
 WHERE m.dropped_at IS NULL
 UNION ALL
 SELECT r.node_name, 'joining', true, n.system_identifier, current_setting('server_version_num')::integer, NULL, NULL, NULL,

@@ -94,6 +94,18 @@ same_rows(\@nodes, \@tables, 'all that were interrupted are the same');
 is($_->safe_psql('postgres', q{SELECT count(*) FROM cozesync.nodes WHERE state = 'ready'}), 7, 'seven nodes on ' . $_->name)
     for @nodes;
 
+# Not interrupted, but changed under its hands: nothing on the donor waits for the joiner, not
+# even TRUNCATE, and the stream brings what the snapshot does not show.
+my $late = new_node('late');
+debug_stop($late, 'join-table-done');
+my $slow = start_join($late);
+ok(wait_stopped($late, 'join-table-done'), 'late: stopped in the middle');
+change_on_donor();
+debug_go($late, 'join-table-done');
+is(($slow->finish)[0], 0, 'late: joined');
+ok(wait_quiet($a, $late), 'late: in sync');
+same_rows([ $a, $late ], \@tables, 'late: what changed while tables were copied');
+
 # The donor goes away in the middle.
 my $h = new_node('h');
 debug_stop($h, 'join-table-done');

@@ -128,12 +128,12 @@ same_rows([ $e, $f ], ['t'], 'joined with rows that were there');
 # Links only to the member that it joined through.
 my $g = new_node('g');
 join_node($g, $e, direct_links => 'false');
-ok(wait_quiet($e, $f, $g), 'in sync');
+ok(poll_until($f, q{SELECT count(*) = 3 FROM cozesync.nodes WHERE state = 'ready'}), 'f knows of g');
 is($g->safe_psql('postgres', q{SELECT string_agg(DISTINCT source || '>' || target || ' ' || mode, ', ') FROM cozesync.links
     WHERE mode <> 'off'}), 'e>g push, g>e push', 'g has links with e alone');
 $g->safe_psql('postgres', q{INSERT INTO t VALUES (2000, 'g')});
 $f->safe_psql('postgres', q{INSERT INTO t VALUES (2001, 'f')});
-ok(wait_quiet($e, $f, $g), 'in sync');
+ok(poll_until($_, q{SELECT count(*) = 2 FROM t WHERE id >= 2000}), 'rows reach ' . $_->name) for $e, $f, $g;
 same_rows([ $e, $f, $g ], ['t'], 'over another node');
 
 done_testing();
