@@ -1,0 +1,262 @@
+# What an entry does to a row does not depend on when it arrives.  Each scenario
+# runs with its rule in force, and with the rule taken out, when it must break.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use ApplyTest;
+use CozeTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $server = apply_server('apply', qw(a b c));
+my $tables = 0;
+
+# code gets a fresh table and says whether all is well.
+sub scenario
+{
+    my ($name, $rule, $columns, $code) = @_;
+    for my $off (0 .. ($rule ? 1 : 0))
+    {
+        my $table = 't' . ++$tables;
+        everywhere($table, "CREATE TABLE $table ($columns)");
+        rule_off($rule) if $off;
+        my $said = $code->($table, $off);
+        rule_on($rule) if $off;
+        if ($off)
+        {
+            isnt($said, '', "$name: breaks without the rule $rule");
+        }
+        else
+        {
+            is($said, '', "$name: holds");
+        }
+    }
+    return;
+}
+
+# '' if all nodes have these rows.
+sub expect
+{
+    my ($table, $rows) = @_;
+    my $said = same($table);
+    return $said eq $rows ? '' : "rows $said, not $rows";
+}
+
+scenario('update, then delete', 'tombstones', 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    carry_all();
+    sql('a', "UPDATE $t SET v = 'y' WHERE k = 1");
+    sql('b', "DELETE FROM $t WHERE k = 1");
+    carry_all();
+    return expect($t, '');
+});
+
+scenario('delete, then update', 'tombstones', 'k int PRIMARY KEY, v text, w int', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x', 7)");
+    carry_all();
+    sql('b', "DELETE FROM $t WHERE k = 1");
+    sql('a', "UPDATE $t SET v = 'y' WHERE k = 1");
+    # the older one arrives last
+    carry('a', 'b');
+    carry('a', 'c');
+    carry('b', 'c');
+    carry('b', 'a');
+    my $rows = expect($t, '(1,y,7)');
+    my $log = join ' ', map { conflicts($_, $t) } qw(a b c);
+    return $rows if $rows;
+    my $want = join ' ', ('update_deleted {"k": 1} 2>1') x 3;
+    return $log eq $want ? '' : "log $log";
+});
+
+scenario('equal bytes still win', undef, 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'o')");
+    carry_all();
+    sql('a', "UPDATE $t SET v = 'x' WHERE k = 1");
+    sql('c', "UPDATE $t SET v = 'y' WHERE k = 1");
+    sql('b', "UPDATE $t SET v = 'x' WHERE k = 1");
+    carry('b', 'a');
+    carry('c', 'a');
+    carry_all();
+    return expect($t, '(1,x)');
+});
+
+# k was deleted here; a local transaction inserts it again and sits in its commit.
+scenario('absent, but committing', 'absent-wait', 'k int PRIMARY KEY, v text', sub {
+    my ($t, $off) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    carry_all();
+    sql('b', "DELETE FROM $t WHERE k = 1");
+    stop_at('draw-done');
+    my $insert = in_background('b', "INSERT INTO $t VALUES (1, 'again')");
+    stopped_at('draw-done');
+    sql('a', "DELETE FROM $t WHERE k = 1");
+    my $upto = carry_no_wait('a', 'b');
+    if ($off)
+    {
+        wait_applied('b', 'a', $upto);
+    }
+    else
+    {
+        poll_until($server, q{SELECT count(*) = 1 FROM pg_stat_activity
+            WHERE datname = 'b' AND backend_type = 'cozesync applier' AND wait_event_type = 'Lock'},
+            't', 'b');
+    }
+    go_at('draw-done');
+    $insert->finish;
+    wait_applied('b', 'a', $upto);
+    carry_all();
+    return expect($t, '');
+});
+
+# A key that came and went between the decision and the write.
+scenario('gone again before the write', 'check-after-write', 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    stop_at('apply-decided');
+    my $upto = carry_no_wait('a', 'b');
+    stopped_at('apply-decided');
+    sql('b', "INSERT INTO $t VALUES (1, 'local')");
+    sql('b', "DELETE FROM $t WHERE k = 1");
+    go_at('apply-decided');
+    wait_applied('b', 'a', $upto);
+    carry_all();
+    return expect($t, '');
+});
+
+scenario('keys that are equal and not identical', 'key-equality', 'k numeric PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1.0, 'x')");
+    carry_all();
+    sql('a', "UPDATE $t SET k = 1.00, v = 'y' WHERE k = 1");
+    sql('b', "DELETE FROM $t WHERE k = 1");
+    carry_all();
+    return expect($t, '');
+});
+
+scenario('a TRUNCATE spares what it had not seen to be newer', 'truncate-newer',
+    'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'old')");
+    carry_all();
+    sql('c', "INSERT INTO $t VALUES (3, 'earlier')");
+    sql('a', "TRUNCATE $t");
+    sql('b', "INSERT INTO $t VALUES (2, 'later')");
+    carry_all();
+    return expect($t, '(2,later)');
+});
+
+scenario('a table that refers to a truncated one stops nothing', undef, 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    carry_all();
+    sql('b', "CREATE TABLE refers_$t (k int REFERENCES $t); INSERT INTO refers_$t VALUES (1)");
+    sql('a', "TRUNCATE $t");
+    sql('a', "INSERT INTO $t VALUES (5, 'after')");
+    carry_all(20) or return 'the stream stands still';
+    return expect($t, '(5,after)');
+});
+
+# {1:x, 2:z} on every node, whatever came first.
+scenario('second unique key', 'unique-states', 'k int PRIMARY KEY, u text UNIQUE', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    sql('b', "INSERT INTO $t VALUES (2, 'x')");
+    sql('b', "UPDATE $t SET u = 'z' WHERE k = 2");
+    my $ok = carry('a', 'b', undef, 3) && carry('b', 'c', undef, 3) && carry('a', 'c', undef, 3)
+        && carry('b', 'a', undef, 3);
+    my $said = expect($t, '(1,x) (2,z)');
+    if (!$ok)
+    {
+        # leave no stream behind that stands still
+        rule_on('unique-states');
+        carry_all();
+        return "a stream stands still, $said";
+    }
+    return $said if $said;
+    my %logs = map { conflicts($_, $t) => 1 } qw(a b c);
+    my $want = 'unique_violation {"k": 2} 2>2';
+    return keys %logs == 1 && $logs{$want} ? '' : 'logs: ' . join ' | ', keys %logs;
+});
+
+scenario('a deletion frees the value that an earlier one had lost', undef,
+    'k int PRIMARY KEY, u text UNIQUE, v int', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (3, 'x', 0)");
+    carry('a', 'c');
+    sql('c', "DELETE FROM $t WHERE k = 3");
+    sql('b', "INSERT INTO $t VALUES (2, 'x', 1)");
+    # b first sees the insert, and loses its own; then the deletion, and has it again
+    carry('a', 'b');
+    my $between = rows('b', $t);
+    carry('c', 'b');
+    carry_all();
+    my $said = expect($t, '(2,x,1)');
+    return $said if $said;
+    return "between: $between" if $between ne '(3,x,0)';
+    my $log = join '', map { conflicts($_, $t) } qw(a b c);
+    return $log eq '' ? '' : "log $log";
+});
+
+scenario('rows exchange a unique value', undef,
+    'k int PRIMARY KEY, u text UNIQUE DEFERRABLE INITIALLY DEFERRED, v int', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x', 0), (2, 'y', 0)");
+    carry_all();
+    sql('b', "UPDATE $t SET v = 5 WHERE k = 1");
+    sql('a', "UPDATE $t SET u = CASE u WHEN 'x' THEN 'y' ELSE 'x' END");
+    carry_all(20) or return 'a stream stands still';
+    return expect($t, '(1,y,0) (2,x,0)');
+});
+
+scenario('rows exchange their keys', undef, 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x'), (2, 'y')");
+    carry_all();
+    sql('a', "BEGIN; UPDATE $t SET k = 3 WHERE k = 1; UPDATE $t SET k = 1 WHERE k = 2;
+        UPDATE $t SET k = 2 WHERE k = 3; COMMIT");
+    carry_all();
+    return expect($t, '(1,y) (2,x)') || conflicts('b', $t);
+});
+
+# Q@10; Z@20 had not seen it; Y@15 had: then Q lost to nobody.
+for my $unique ('', ', u int UNIQUE')
+{
+    scenario('the conflict log is a function of the set' . ($unique ? ', on states' : ''), undef,
+        "k int PRIMARY KEY, v text$unique", sub {
+        my ($t) = @_;
+        sql('a', "INSERT INTO $t VALUES (1, 'q')");
+        carry('a', 'b');
+        sql('b', "UPDATE $t SET v = 'y' WHERE k = 1");
+        sql('c', "INSERT INTO $t VALUES (1, 'z')");
+        carry('a', 'c');
+        my $between = conflicts('c', $t);
+        carry('b', 'c');
+        carry_all();
+        my $said = same($t) =~ /^\(1,z,?\)$/ ? '' : same($t);
+        my %logs = map { conflicts($_, $t) => 1 } qw(a b c);
+        return "between: $between" if $between ne 'insert_exists {"k": 1} 1>3';
+        return $said if $said;
+        return keys %logs == 1 && $logs{'insert_exists {"k": 1} 2>3'} ? '' :
+            'logs: ' . join ' | ', keys %logs;
+    });
+}
+
+scenario('causes first', 'gate', 'k int PRIMARY KEY, v text', sub {
+    my ($t, $off) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    carry('a', 'b');
+    sql('b', "DELETE FROM $t WHERE k = 1");
+    my $upto = carry_no_wait('b', 'c');
+    wait_applied('c', 'b', $upto) if $off;
+    carry_all();
+    return expect($t, '') || conflicts('c', $t);
+});
+
+$server->stop('fast');
+done_testing();
