@@ -17,6 +17,7 @@ extern PGDLLEXPORT void coze_applier_main(Datum main_arg);
 
 extern Size coze_apply_shmem_size(void);
 extern void coze_apply_shmem_init(void);
+extern void coze_stop_forget_database(Oid dboid);	/* it was dropped */
 
 /* What the applier shows of itself; an origin whose stream is stopped, or waits. */
 typedef struct CozeApplyStop

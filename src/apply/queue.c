@@ -120,7 +120,7 @@ coze_queue_shmem_init(void)
 }
 
 /*
- * This database's queue.  A slot stays with its database until the server stops;
+ * This database's queue.  A slot stays with its database until that is dropped;
  * there are as many as coze_attach() lets databases in.
  */
 static CozeQueueDb *
@@ -151,6 +151,33 @@ my_queue(void)
 				 errhint("Increase cozesync.max_databases (now %d), or restart the server after dropping databases.",
 						 cozesync_max_databases)));
 	return mine;
+}
+
+/* Nobody is connected to the database, and nobody will be. */
+void
+coze_queue_forget_database(Oid dboid)
+{
+	LWLockAcquire(&queues->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < cozesync_max_databases; i++)
+	{
+		CozeQueueDb *db = &queues->db[i];
+
+		if (db->dboid != dboid)
+			continue;
+		if (db->has_area)
+		{
+			dsa_area   *gone = dsa_attach(db->area);
+
+			dsa_unpin(gone);
+			dsa_detach(gone);
+		}
+		db->has_area = false;
+		db->head = db->tail = db->next_untaken = InvalidDsaPointer;
+		db->nqueued = 0;
+		memset(db->peers, 0, cozesync_max_nodes * sizeof(CozeQueuePeer));
+		db->dboid = InvalidOid;
+	}
+	LWLockRelease(&queues->lock);
 }
 
 /* The dynamic area of the queue, made by whoever needs it first. */

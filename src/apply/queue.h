@@ -26,6 +26,7 @@
 
 extern Size coze_queue_shmem_size(void);
 extern void coze_queue_shmem_init(void);
+extern void coze_queue_forget_database(Oid dboid);	/* it was dropped */
 
 /*
  * A peer's stream begins anew: what it had queued in part (an entry whose chunks are

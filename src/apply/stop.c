@@ -105,6 +105,25 @@ my_stops(void)
 	return mine;
 }
 
+void
+coze_stop_forget_database(Oid dboid)
+{
+	LWLockAcquire(&all->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < cozesync_max_databases; i++)
+	{
+		CozeStops  *db = &all->db[i];
+
+		if (db->dboid != dboid)
+			continue;
+		pg_atomic_write_u64(&db->transactions, 0);
+		pg_atomic_write_u64(&db->rows, 0);
+		pg_atomic_write_u64(&db->conflicts, 0);
+		memset(db->stops, 0, cozesync_max_nodes * sizeof(CozeApplyStop));
+		db->dboid = InvalidOid;
+	}
+	LWLockRelease(&all->lock);
+}
+
 /* --- stopped origins --- */
 
 /* Under the lock; NULL: none, or no room. */

@@ -6,7 +6,7 @@ CREATE TABLE cozesync.log_1 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_1 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_1_origin_hlc ON cozesync.log_1 (origin, hlc);
 COMMENT ON TABLE cozesync.log_1 IS 'segment 1 of the change log: heads of entries';
@@ -14,7 +14,7 @@ CREATE TABLE cozesync.chunk_1 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_1 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_1_id_seq ON cozesync.chunk_1 (id, seq);
 COMMENT ON TABLE cozesync.chunk_1 IS 'segment 1 of the change log: bodies of large entries';
@@ -24,7 +24,7 @@ CREATE TABLE cozesync.log_2 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_2 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_2_origin_hlc ON cozesync.log_2 (origin, hlc);
 COMMENT ON TABLE cozesync.log_2 IS 'segment 2 of the change log: heads of entries';
@@ -32,7 +32,7 @@ CREATE TABLE cozesync.chunk_2 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_2 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_2_id_seq ON cozesync.chunk_2 (id, seq);
 COMMENT ON TABLE cozesync.chunk_2 IS 'segment 2 of the change log: bodies of large entries';
@@ -42,7 +42,7 @@ CREATE TABLE cozesync.log_3 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_3 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_3_origin_hlc ON cozesync.log_3 (origin, hlc);
 COMMENT ON TABLE cozesync.log_3 IS 'segment 3 of the change log: heads of entries';
@@ -50,7 +50,7 @@ CREATE TABLE cozesync.chunk_3 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_3 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_3_id_seq ON cozesync.chunk_3 (id, seq);
 COMMENT ON TABLE cozesync.chunk_3 IS 'segment 3 of the change log: bodies of large entries';
@@ -60,7 +60,7 @@ CREATE TABLE cozesync.log_4 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_4 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_4_origin_hlc ON cozesync.log_4 (origin, hlc);
 COMMENT ON TABLE cozesync.log_4 IS 'segment 4 of the change log: heads of entries';
@@ -68,7 +68,7 @@ CREATE TABLE cozesync.chunk_4 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_4 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_4_id_seq ON cozesync.chunk_4 (id, seq);
 COMMENT ON TABLE cozesync.chunk_4 IS 'segment 4 of the change log: bodies of large entries';
@@ -78,7 +78,7 @@ CREATE TABLE cozesync.log_5 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_5 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_5_origin_hlc ON cozesync.log_5 (origin, hlc);
 COMMENT ON TABLE cozesync.log_5 IS 'segment 5 of the change log: heads of entries';
@@ -86,7 +86,7 @@ CREATE TABLE cozesync.chunk_5 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_5 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_5_id_seq ON cozesync.chunk_5 (id, seq);
 COMMENT ON TABLE cozesync.chunk_5 IS 'segment 5 of the change log: bodies of large entries';
@@ -96,7 +96,7 @@ CREATE TABLE cozesync.log_6 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_6 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_6_origin_hlc ON cozesync.log_6 (origin, hlc);
 COMMENT ON TABLE cozesync.log_6 IS 'segment 6 of the change log: heads of entries';
@@ -104,7 +104,7 @@ CREATE TABLE cozesync.chunk_6 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_6 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_6_id_seq ON cozesync.chunk_6 (id, seq);
 COMMENT ON TABLE cozesync.chunk_6 IS 'segment 6 of the change log: bodies of large entries';
@@ -114,7 +114,7 @@ CREATE TABLE cozesync.log_7 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_7 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_7_origin_hlc ON cozesync.log_7 (origin, hlc);
 COMMENT ON TABLE cozesync.log_7 IS 'segment 7 of the change log: heads of entries';
@@ -122,7 +122,7 @@ CREATE TABLE cozesync.chunk_7 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_7 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_7_id_seq ON cozesync.chunk_7 (id, seq);
 COMMENT ON TABLE cozesync.chunk_7 IS 'segment 7 of the change log: bodies of large entries';
@@ -132,7 +132,7 @@ CREATE TABLE cozesync.log_8 (
     hlc bigint NOT NULL,
     chunks bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_8 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX log_8_origin_hlc ON cozesync.log_8 (origin, hlc);
 COMMENT ON TABLE cozesync.log_8 IS 'segment 8 of the change log: heads of entries';
@@ -140,7 +140,7 @@ CREATE TABLE cozesync.chunk_8 (
     id bigint NOT NULL,
     seq bigint NOT NULL,
     payload bytea NOT NULL
-) WITH (autovacuum_vacuum_insert_threshold = -1);
+) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.chunk_8 ALTER payload SET STORAGE PLAIN;
 CREATE UNIQUE INDEX chunk_8_id_seq ON cozesync.chunk_8 (id, seq);
 COMMENT ON TABLE cozesync.chunk_8 IS 'segment 8 of the change log: bodies of large entries';
@@ -162,5 +162,27 @@ CREATE TABLE cozesync.descriptor (
 );
 CREATE INDEX descriptor_hash ON cozesync.descriptor (hash);
 COMMENT ON TABLE cozesync.descriptor IS 'descriptors of captured relations, by content hash; duplicates are harmless';
+
+-- A dump takes the log along: what the rows of a dump hold is what its base and its log
+-- say, so that a database made from it neither asks for what it has nor lacks what it
+-- still owes.
+SELECT pg_catalog.pg_extension_config_dump('cozesync.base', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.descriptor', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_1', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_2', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_3', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_4', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_5', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_6', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_7', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.log_8', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_1', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_2', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_3', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_4', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_5', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_6', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_7', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.chunk_8', '');
 
 REVOKE ALL ON ALL TABLES IN SCHEMA cozesync FROM PUBLIC;

@@ -49,6 +49,10 @@ CREATE INDEX base_record_table ON cozesync.base_record (schema_name, table_name)
 ALTER TABLE cozesync.base_record ALTER state SET STORAGE EXTERNAL;
 COMMENT ON TABLE cozesync.base_record IS 'states at the cut that pruning keeps, where an unfinished conflict straddles it';
 
+SELECT pg_catalog.pg_extension_config_dump('cozesync.conflict', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.conflict_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.base_record', '');
+
 REVOKE ALL ON cozesync.conflict, cozesync.base_record FROM PUBLIC;
 
 -- Forget conflicts that need nobody any more: all but those that are held.

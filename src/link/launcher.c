@@ -55,6 +55,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "apply/apply.h"
+#include "apply/queue.h"
 #include "compat.h"
 #include "link/launcher.h"
 #include "link/link_state.h"
@@ -540,6 +542,8 @@ forget_dropped(const List *known, const List *all)
 		if (list_member_oid(all, database))
 			continue;
 		coze_forget_database(database);
+		coze_queue_forget_database(database);
+		coze_stop_forget_database(database);
 		coze_link_forget_database(database);
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 		entry = find_entry(database);

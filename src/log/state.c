@@ -355,7 +355,7 @@ attach_anew(void)
 		else
 		{
 			LWLockAcquire(&mine->lock, LW_EXCLUSIVE);
-			done = mine->changes == changes;
+			done = mine->changes == changes || !COZE_RULE("attach-whole");
 			if (done)
 				install_restored(mine, &restored, on_standby);
 			LWLockRelease(&mine->lock);
@@ -392,14 +392,16 @@ coze_attach(void)
 {
 	if (detach_at_end)
 		return attach_own_view();
+	if (mine == NULL)
+	{
+		coze_check_preloaded();
+		mine = find_database(false);
+	}
 	if (mine != NULL && mine->attached && !mine->on_standby)
 	{
 		pg_read_barrier();
 		return mine->state;
 	}
-	coze_check_preloaded();
-	if (mine == NULL)
-		mine = find_database(false);
 	return attach_anew();
 }
 

@@ -17,7 +17,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(
-    new_node new_group new_pair join_node node_dsn
+    new_node new_group new_pair form_group join_node node_dsn
     wait_sync wait_quiet poll_until digest digests same_rows rows_of conflicts_of
     debug_stop debug_go wait_stopped debug_rule background
     exec_all sql_error restart_node crash_node
@@ -85,8 +85,17 @@ sub new_group
 {
     my (%opt) = @_;
     my @names = @{ $opt{nodes} // [qw(a b)] };
-    my $db = $opt{dbname} // 'postgres';
     my @nodes = map { new_node($_, conf => $opt{conf}, dbname => $opt{dbname}) } @names;
+    return form_group(@nodes, \%opt);
+}
+
+# A group of running servers that have the extension and are in none, named as the
+# servers.  The last argument has new_group's options.
+sub form_group
+{
+    my %opt = %{ pop @_ };
+    my @nodes = @_;
+    my $db = $opt{dbname} // 'postgres';
     my $first = $nodes[0];
 
     $first->safe_psql($db, $opt{schema}) if $opt{schema};
@@ -148,15 +157,17 @@ sub wait_sync
     return $ok;
 }
 
-# All nodes hold the same vector and nothing is under way.
+# All nodes hold the same vector and nothing is under way.  A database may be given
+# first, as for wait_sync: wait_quiet(\$dbname, $a, $b).
 sub wait_quiet
 {
     my (@nodes) = @_;
     wait_sync(@nodes) or return 0;
-    my $vector = $nodes[0]->safe_psql('postgres', 'SELECT cozesync.vector()');
+    my $db = ref $nodes[0] eq 'SCALAR' ? ${ shift @nodes } : 'postgres';
+    my $vector = $nodes[0]->safe_psql($db, 'SELECT cozesync.vector()');
     for my $node (@nodes[ 1 .. $#nodes ])
     {
-        my $held = $node->safe_psql('postgres',
+        my $held = $node->safe_psql($db,
             "SELECT cozesync.wait_for_vector('$vector', interval '$timeout seconds')");
         return 0 if $held ne 't';
     }
@@ -240,11 +251,13 @@ sub conflicts_of
          ORDER BY relation::text COLLATE "C", key::text COLLATE "C", conflict_type});
 }
 
-# Make the next process that comes by a debug point stop there, until debug_go.
+# Make whoever comes by a debug point stop there, until debug_go; or, with only_first,
+# the first one only.
 sub debug_stop
 {
-    my ($node, $point, $dbname) = @_;
-    $node->safe_psql($dbname // 'postgres', "SELECT cozesync.debug_stop('$point')");
+    my ($node, $point, $dbname, $only_first) = @_;
+    $node->safe_psql($dbname // 'postgres', sprintf(
+        q{SELECT cozesync.debug_stop('%s', %s)}, $point, $only_first ? 'true' : 'false'));
     return;
 }
 

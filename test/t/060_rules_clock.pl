@@ -1,6 +1,9 @@
 # Interleavings of clock, log and positions that break lesser designs, and the
 # rules that each needs: with the rule in force two nodes end the same, with the
 # rule taken out they do not.
+#
+# Two servers serve all scenarios; each runs in databases of its own, which are
+# dropped afterwards, since what was broken stays broken.
 
 use strict;
 use warnings;
@@ -10,159 +13,289 @@ use CozeTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $schema = 'CREATE TABLE t (id int PRIMARY KEY, v text)';
+my $schema = q{
+    CREATE TABLE t (id int PRIMARY KEY, v text);
+    CREATE PROCEDURE fill(first int, n int) LANGUAGE plpgsql AS $$
+        BEGIN
+            FOR i IN 1 .. n LOOP
+                INSERT INTO t VALUES (first + i, repeat('x', 7000)); COMMIT;
+            END LOOP;
+        END $$};
 
-# Run a scenario with its rule in force and taken out.  It returns what it finds:
-# true if all is well.  A fresh pair each time, since broken nodes stay broken.
-sub scenario
+# Nothing reaches the disk but by us: see "asynchronous commit lost".
+my ($a, $b) = map { new_node($_, conf => <<'CONF') } qw(a b);
+cozesync.segment_size = '64kB'
+synchronous_commit = off
+wal_writer_delay = '10s'
+checkpoint_timeout = '1h'
+CONF
+my $db;
+my $number = 0;
+
+sub sql
 {
-    my ($name, $rule, $code, %opt) = @_;
-    for my $off (0, 1)
-    {
-        my $suffix = $off ? 'x' : '';
-        my ($a, $b) = new_pair(nodes => [ "a$suffix", "b$suffix" ], schema => $schema,
-            conf => "cozesync.segment_size = '64kB'\n" . ($opt{conf} // ''));
-        for my $node ($a, $b)
-        {
-            debug_rule($node, $rule, 1) if $off && !$opt{at_start};
-        }
-        local $ENV{COZE_RULES_OFF} = $off && $opt{at_start} ? $rule : '';
-        my $well = $code->($a, $b, $off);
-        is($well ? 'well' : 'broken', $off ? 'broken' : 'well',
-            $off ? "$name: breaks without the rule $rule" : "$name: holds");
-        $_->stop('immediate') for $a, $b;
-        $_->clean_node for $a, $b;
-    }
+    my ($node, $sql) = @_;
+    return $node->safe_psql($db, $sql);
+}
+
+sub until_true
+{
+    my ($node, $sql) = @_;
+    return poll_until($node, $sql, 't', $db);
+}
+
+# Everything is everywhere, and nobody owes a beat any more.
+sub settle
+{
+    wait_quiet(\$db, $a, $b);
+    until_true($_, q{SELECT max(hlc) < clock_timestamp() - interval '350 ms' FROM cozesync.entries()})
+        for $a, $b;
     return;
 }
 
 sub equal
 {
-    my ($a, $b) = @_;
-    return digest($a, 't') eq digest($b, 't');
+    return digest($a, 't', $db) eq digest($b, 't', $db);
+}
+
+sub begin
+{
+    my (%opt) = @_;
+    $db = 's' . ++$number;
+    for my $node ($a, $b)
+    {
+        $node->safe_psql('postgres', "CREATE DATABASE $db");
+        $node->safe_psql($db, 'CREATE EXTENSION cozesync');
+    }
+    form_group($opt{nodes} ? @{ $opt{nodes} } : ($a, $b), { dbname => $db, schema => $schema });
+    return;
+}
+
+sub end
+{
+    $_->safe_psql('postgres', "DROP DATABASE $db WITH (FORCE)") for $a, $b;
+    return;
+}
+
+# Run a scenario with its rule in force and taken out.  It returns true if all is
+# well.  on_start: the rule matters while a server starts, which the scenario does.
+sub scenario
+{
+    my ($name, $rule, $code, %opt) = @_;
+    for my $off (0, 1)
+    {
+        begin(%opt);
+        debug_rule($_, $rule, 1, $db) for $off && !$opt{on_start} ? ($a, $b) : ();
+        my $well;
+        {
+            local $ENV{COZE_RULES_OFF} = $off && $opt{on_start} ? $rule : '';
+            $well = $code->($off);
+        }
+        is($well ? 'well' : 'broken', $off ? 'broken' : 'well',
+            $off ? "$name: breaks without the rule $rule" : "$name: holds");
+        debug_rule($_, $rule, 0, $db) for $off ? ($a, $b) : ();
+        end();
+    }
+    return;
 }
 
 # A backend draws 50 and a reader that knows of no slot takes 51 for the horizon.
 scenario('draw before publish', 'publish-before-draw', sub {
-    my ($a, $b, $off) = @_;
-    $a->safe_psql('postgres', q{SELECT cozesync.debug_stop('draw-done', true)});
-    my $first = background($a, q{INSERT INTO t VALUES (1, 'early')});
-    wait_stopped($a, 'draw-done');
-    $a->safe_psql('postgres', q{INSERT INTO t VALUES (2, 'late')});
-    if ($off)
-    {
-        poll_until($b, 'SELECT count(*) = 1 FROM t');
-    }
-    else
-    {
-        poll_until($a, q{SELECT count(*) = 1 FROM cozesync.stats WHERE horizon_held_back_by IS NOT NULL});
-    }
-    debug_go($a, 'draw-done');
+    my ($off) = @_;
+    settle();
+    debug_stop($a, 'draw-done', $db, 1);
+    my $first = background($a, q{INSERT INTO t VALUES (1, 'early')}, $db);
+    wait_stopped($a, 'draw-done', $db);
+    sql($a, q{INSERT INTO t VALUES (2, 'late')});
+    until_true($off ? $b : $a, $off ? 'SELECT count(*) = 1 FROM t WHERE id = 2'
+        : q{SELECT held_back_by_pid IS NOT NULL FROM cozesync.stats});
+    debug_go($a, 'draw-done', $db);
     $first->finish;
-    $a->safe_psql('postgres', q{INSERT INTO t VALUES (3, 'last')});
-    poll_until($b, 'SELECT count(*) = 1 FROM t WHERE id = 3');
-    return equal($a, $b);
+    sql($a, q{INSERT INTO t VALUES (3, 'last')});
+    until_true($b, 'SELECT count(*) = 1 FROM t WHERE id = 3');
+    return equal();
 });
 
-# T1 draws and pauses, an entry arrives, T1 takes the new vector; T2 drew in between.
+# T1 draws and pauses, T2 draws, an entry arrives, T1 takes the new vector.
 scenario('V falls along a stream', 'draw-together', sub {
-    my ($a, $b, $off) = @_;
-    $a->safe_psql('postgres', sprintf q{SELECT cozesync.debug_stop('%s', true)},
-        $off ? 'draw-between' : 'draw-done');
-    my $first = background($a, q{INSERT INTO t VALUES (1, 'first')});
-    wait_stopped($a, $off ? 'draw-between' : 'draw-done');
-    $a->safe_psql('postgres', q{INSERT INTO t VALUES (2, 'second')});
-    $b->safe_psql('postgres', q{INSERT INTO t VALUES (3, 'from b')});
-    poll_until($a, 'SELECT count(*) = 1 FROM t WHERE id = 3');
-    debug_go($a, $off ? 'draw-between' : 'draw-done');
+    my ($off) = @_;
+    my $point = $off ? 'draw-between' : 'draw-done';
+    settle();
+    debug_stop($a, $point, $db, 1);
+    my $first = background($a, q{INSERT INTO t VALUES (1, 'first')}, $db);
+    wait_stopped($a, $point, $db);
+    sql($a, q{INSERT INTO t VALUES (2, 'second')});
+    sql($b, q{INSERT INTO t VALUES (3, 'from b')});
+    until_true($a, 'SELECT count(*) = 1 FROM t WHERE id = 3');
+    debug_go($a, $point, $db);
     $first->finish;
-    $a->safe_psql('postgres', q{INSERT INTO t VALUES (4, 'last')});
-    # along the stream of a what it had seen of b never falls
-    return $a->safe_psql('postgres', q{
+    sql($a, q{INSERT INTO t VALUES (4, 'last')});
+    # along the stream of a what it had seen of b never falls; T1 may even have seen
+    # what was drawn after it, which is no valid entry
+    return (eval { sql($a, q{
         SELECT bool_and(coalesce(s >= before, before IS NULL))
           FROM (SELECT s, max(s) OVER (ORDER BY hlc ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-                  FROM (SELECT hlc, (seen ->> 'b')::timestamptz AS s, seen ->> 'bx' AS x
-                          FROM (SELECT hlc, CASE WHEN seen ? 'bx' THEN jsonb_build_object('b', seen -> 'bx') ELSE seen END AS seen
-                                  FROM cozesync.entries() WHERE origin = cozesync.node_name()) e) q) w}) eq 't';
+                  FROM (SELECT hlc, (seen ->> 'b')::timestamptz AS s
+                          FROM cozesync.entries() WHERE origin = cozesync.node_name()) q) w}) } // '') eq 't';
 });
 
 # An applied row is visible, its vector not yet published; a user writes on it.
 scenario('visible before published', 'pending-seen', sub {
-    my ($a, $b) = @_;
-    debug_stop($b, 'apply-after-commit-before-publish');
-    $a->safe_psql('postgres', q{INSERT INTO t VALUES (1, 'from a')});
-    wait_stopped($b, 'apply-after-commit-before-publish');
-    $b->safe_psql('postgres', q{UPDATE t SET v = 'seen and changed' WHERE id = 1});
-    debug_go($b, 'apply-after-commit-before-publish');
-    wait_quiet($a, $b);
-    return equal($a, $b)
-        && $a->safe_psql('postgres', 'SELECT count(*) FROM cozesync.conflicts') == 0;
+    settle();
+    debug_stop($b, 'apply-after-commit-before-publish', $db);
+    sql($a, q{INSERT INTO t VALUES (1, 'from a')});
+    until_true($b, 'SELECT count(*) = 1 FROM t');
+    wait_stopped($b, 'apply-after-commit-before-publish', $db);
+    sql($b, q{UPDATE t SET v = 'seen and changed' WHERE id = 1});
+    debug_go($b, 'apply-after-commit-before-publish', $db);
+    wait_quiet(\$db, $a, $b);
+    return equal() && sql($a, 'SELECT count(*) FROM cozesync.conflicts') == 0
+        && sql($b, q{
+            SELECT (u.seen ->> 'a')::timestamptz = i.hlc
+              FROM cozesync.entries() u, cozesync.entries() i
+             WHERE u.xid = (SELECT xmin::text::bigint FROM t WHERE id = 1) AND u.origin = 'b'
+               AND i.origin = 'a' AND i.kind = 'data'
+             ORDER BY i.hlc DESC LIMIT 1}) eq 't';
 });
 
 # The clock was ahead of the wall; after a restart only the log knows that.
 scenario('clock steps back over a restart', 'clock-restore', sub {
-    my ($a, $b) = @_;
-    $a->safe_psql('postgres', q{SELECT cozesync.debug_clock('30 seconds'); INSERT INTO t VALUES (1, 'ahead')});
-    wait_quiet($a, $b);
+    sql($a, q{SELECT cozesync.debug_clock('30 seconds'); INSERT INTO t VALUES (1, 'ahead')});
+    wait_quiet(\$db, $a, $b);
+    # nothing shall come in that tells it the time
+    sql($_, 'SELECT cozesync.pause()') for $a, $b;
     $a->restart;
-    $a->safe_psql('postgres', q{INSERT INTO t VALUES (2, 'after the restart')});
-    $a->safe_psql('postgres', q{SELECT cozesync.wait_for_sync('3 seconds')});
-    return equal($a, $b);
-}, at_start => 1);
+    sql($a, q{INSERT INTO t VALUES (2, 'after the restart')});
+    my $rises = eval { sql($a, q{SELECT max(hlc) > clock_timestamp() + interval '1 second'
+        FROM cozesync.entries() WHERE xid = (SELECT xmin::text::bigint FROM t WHERE id = 2)}) } // 'f';
+    sql($_, 'SELECT cozesync.resume()') for $a, $b;
+    sql($a, q{SELECT cozesync.wait_for_sync('3 seconds')});
+    return $rises eq 't' && equal();
+}, on_start => 1);
 
 # Sent before it was durable, lost by a crash of its origin.
 scenario('asynchronous commit lost', 'flush-before-send', sub {
-    my ($a, $b) = @_;
-    $a->safe_psql('postgres', q{SET synchronous_commit = off; INSERT INTO t VALUES (1, 'may be lost')});
-    poll_until($b, 'SELECT count(*) = 1 FROM t WHERE id = 1');
+    settle();
+    sql($a, 'CHECKPOINT');
+    sql($a, q{INSERT INTO t VALUES (1, 'may be lost')});
+    until_true($b, 'SELECT count(*) = 1 FROM t WHERE id = 1');
     crash_node($a);
-    $a->safe_psql('postgres', q{SELECT cozesync.wait_for_sync('3 seconds')});
-    return equal($a, $b);
-}, conf => "synchronous_commit = off\nwal_writer_delay = '10s'\ncheckpoint_timeout = '1h'\n");
-
-# All entries of an origin are pruned; only the base vector says that they were applied.
-scenario('pruned progress', 'base-vector', sub {
-    my ($a, $b) = @_;
-    $a->safe_psql('postgres', q{INSERT INTO t SELECT g, repeat('x', 2000) FROM generate_series(1, 200) g});
-    $a->safe_psql('postgres', qq{INSERT INTO t VALUES (1000 + $_, repeat('x', 7000))}) for 1 .. 40;
-    wait_quiet($a, $b);
-    # what a wrote is forgotten on b: only beats of a segment not yet full remain
-    for my $i (1 .. 40)
-    {
-        last if $b->safe_psql('postgres', q{SELECT count(*) FROM cozesync.entries()
-            WHERE origin <> cozesync.node_name()}) == 0;
-        $b->safe_psql('postgres', qq{INSERT INTO t VALUES ($i + 2000, repeat('x', 7000))}) for 1 .. 3;
-        wait_quiet($a, $b);
-    }
-    my $before = $b->safe_psql('postgres', 'SELECT cozesync.vector()');
-    $b->restart;
-    return $b->safe_psql('postgres', 'SELECT cozesync.vector()') eq $before && equal($a, $b);
-}, at_start => 1);
-
-# A long transaction has a chunk in a segment that everybody else is done with.
-scenario('open segment', 'open-segment', sub {
-    my ($a, $b) = @_;
-    my $long = $a->background_psql('postgres');
-    $long->query_safe(q{SET cozesync.capture_buffer = '16kB'; BEGIN;
-        INSERT INTO t SELECT g, repeat('y', 1000) FROM generate_series(1, 30) g});
-    my $fill = sub {
-        for my $i (1 .. 60)
-        {
-            $a->safe_psql('postgres', qq{INSERT INTO t VALUES ($_[0] + $i, repeat('x', 7000))});
-        }
-        wait_quiet($a, $b);
-    };
-    $fill->(1000);
-    # committed but on its way: the link is closed
-    $a->safe_psql('postgres', 'SELECT cozesync.pause()');
-    $long->query_safe('COMMIT');
-    $long->quit;
-    $b->safe_psql('postgres', q{SELECT count(*) FROM t});
-    poll_until($a, q{SELECT count(*) >= 0 FROM cozesync.stats});
-    $a->safe_psql('postgres', 'SELECT cozesync.debug_upkeep()');
-    $a->safe_psql('postgres', 'SELECT cozesync.resume()');
-    $a->safe_psql('postgres', q{SELECT cozesync.wait_for_sync('5 seconds')});
-    return equal($a, $b);
+    sql($a, q{SELECT cozesync.wait_for_sync('2 seconds')});
+    return equal();
 });
+
+# All entries of an origin that is no more are pruned; only the base vector says that
+# they were applied.
+scenario('pruned progress', 'base-vector', sub {
+    my $third = $db . 'c';
+    $a->safe_psql('postgres', "CREATE DATABASE $third");
+    $a->safe_psql($third, sprintf q{CREATE EXTENSION cozesync;
+        CALL cozesync.join_group(node_name => 'c', dsn => '%s', via => '%s')},
+        node_dsn($a, $third), node_dsn($a, $db));
+    $a->safe_psql($third, q{INSERT INTO t VALUES (1, 'from c');
+        SELECT cozesync.wait_for_sync('60 seconds')});
+    sql($a, q{SELECT cozesync.drop_node('c')});
+    $a->safe_psql('postgres', "DROP DATABASE $third WITH (FORCE)");
+    for my $round (1 .. 60)
+    {
+        sql($a, "CALL fill(1000 * $round, 8)");
+        wait_quiet(\$db, $a, $b);
+        last if sql($b, q{SELECT count(*) FROM cozesync.entries() WHERE origin NOT IN ('a', 'b')}) == 0;
+    }
+    my $origins = q{SELECT count(*) FROM jsonb_object_keys(cozesync.vector())};
+    my $before = sql($b, $origins);
+    $b->restart;
+    return sql($b, $origins) == $before && equal();
+}, on_start => 1);
+
+# A long transaction has chunks in a segment that everybody else is done with.
+scenario('open segment', 'open-segment', sub {
+    my ($off) = @_;
+    sql($a, 'CREATE TABLE go ()');
+    my $long = background($a, q{
+        SET cozesync.capture_buffer = '16kB';
+        BEGIN;
+        INSERT INTO t SELECT g, repeat('y', 1000) FROM generate_series(1, 100) g;
+        DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM go) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;
+        COMMIT}, $db);
+    # which segments hold chunks, though nobody can see them yet
+    my $with_chunks = q{SELECT string_agg(i::text, ' ') FROM generate_series(1, 8) i
+        WHERE pg_relation_size('cozesync.chunk_' || i) > 0};
+    until_true($a, "SELECT ($with_chunks) <> ''");
+    my ($segment) = split ' ', sql($a, $with_chunks);
+    for my $round (1 .. 5)
+    {
+        sql($a, "CALL fill(1000 * $round, 10)");
+        settle();
+    }
+    # committed here, but not on its way
+    sql($_, 'SELECT cozesync.pause()') for $a, $b;
+    sql($a, 'INSERT INTO go DEFAULT VALUES');
+    $long->finish;
+    # what it wrote is, or is not, emptied by the next round of upkeep
+    until_true($a, "SELECT pg_relation_size('cozesync.chunk_$segment') = 0") if $off;
+    sql($a, 'SELECT pg_sleep(0.3)') if !$off;
+    sql($_, 'SELECT cozesync.resume()') for $a, $b;
+    sql($a, q{SELECT cozesync.wait_for_sync('3 seconds')});
+    return equal();
+});
+
+# Who has read the node's state and is slow shall not take over what is no longer so.
+scenario('attached to the past', 'attach-whole', sub {
+    debug_stop($a, 'attach-read', $db, 1);
+    sql($a, 'SELECT cozesync.node_changed()');
+    my $slow = background($a, 'SELECT cozesync.vector()', $db);
+    wait_stopped($a, 'attach-read', $db);
+    sql($a, 'SELECT cozesync.leave_group()');
+    debug_go($a, 'attach-read', $db);
+    $slow->finish;
+    return sql($a, 'SELECT cut IS NULL FROM cozesync.node_stats()') eq 't';
+}, nodes => [$a]);
+
+# What has no rule to take out.
+
+# A large transaction lies in the log while its node is restarted, and crashes.
+begin();
+sql($_, 'SELECT cozesync.pause()') for $a, $b;
+sql($a, q{SET cozesync.capture_buffer = '16kB'; INSERT INTO t SELECT g, repeat('z', 1000) FROM generate_series(1, 300) g});
+$a->restart;
+sql($a, 'CALL fill(1000, 30)');
+crash_node($a);
+sql($a, q{SET cozesync.capture_buffer = '16kB'; UPDATE t SET v = v || '!'});
+sql($_, 'SELECT cozesync.resume()') for $a, $b;
+ok(wait_sync(\$db, $a, $b) && equal(), 'a large transaction survives restarts of its node');
+end();
+
+# A transaction that makes a group is alone with it until it commits.
+begin(nodes => [$b]);
+my $making = background($a, q{
+    CREATE TABLE go ();
+    BEGIN;
+    SELECT cozesync.create_group('g', node_name => 'x', dsn => NULL);
+    SELECT cozesync.vector();
+    DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM go) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;
+    ROLLBACK;
+    SELECT count(*) FROM cozesync.member}, $db);
+until_true($a, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query ~ '^DO' AND datname = current_database()});
+like(sql_error($a, 'SELECT cozesync.vector()', $db), qr/not a member/, 'a group that is being made is not there');
+sql($a, 'INSERT INTO go DEFAULT VALUES');
+my ($status, $out) = $making->finish;
+is((split /\n/, $out)[-1], 0, 'and is gone with its transaction');
+like(sql_error($a, 'SELECT cozesync.vector()', $db), qr/not a member/, 'for everybody');
+like(sql_error($a, q{BEGIN; SELECT cozesync.node_changed(); PREPARE TRANSACTION 'x'}, $db),
+    qr/0A000|prepared transactions are disabled/, 'what a node is cannot be prepared');
+
+# The extension is dropped and made again in one life of the server.
+sql($a, q{SELECT cozesync.create_group('g', node_name => 'x', dsn => NULL); SELECT cozesync.add_table('t')})
+    if sql($a, q{CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x'); SELECT 1});
+my $was = sql($a, 'SELECT cozesync.vector()');
+sql($a, 'DROP EXTENSION cozesync CASCADE; CREATE EXTENSION cozesync');
+like(sql_error($a, 'SELECT cozesync.vector()', $db), qr/not a member/, 'a dropped extension leaves no node');
+sql($a, q{SELECT cozesync.create_group('g', node_name => 'x', dsn => NULL); SELECT cozesync.add_table('t')});
+sql($a, q{INSERT INTO t VALUES (2, 'y')});
+is(sql($a, q{SELECT count(*) FROM cozesync.entries() WHERE kind = 'data' AND changes = 1 AND origin = 'x'
+    AND hlc = (SELECT max(value::timestamptz) FROM jsonb_each_text(cozesync.vector()))}), 1,
+    'and its successor starts afresh');
+end();
 
 done_testing();
