@@ -64,7 +64,7 @@ SELECT cozesync.add_table('by_unique');
 SELECT cozesync.add_table('by_identity');
 SELECT cozesync.add_table('parts');
 SELECT cozesync.add_table('"odd name"');
-SELECT relation, policy, conflicts FROM cozesync.tables ORDER BY 1;
+SELECT relation, policy, conflicts FROM cozesync.tables ORDER BY relation::text COLLATE "C";
 INSERT INTO plain VALUES (1, 'a');
 INSERT INTO by_identity VALUES (1, 'a');
 INSERT INTO parts VALUES (1, '2020-06-01', 'a');
@@ -121,7 +121,7 @@ SELECT cozesync.add_schema('public');
 SELECT cozesync.add_schema('missing');
 SELECT cozesync.add_schema(NULL);
 \set VERBOSITY default
-SELECT relation FROM cozesync.tables ORDER BY 1;
+SELECT relation FROM cozesync.tables ORDER BY relation::text COLLATE "C";
 
 -- Taken off again, changes are the node's own.
 SELECT cozesync.remove_table('one_more');

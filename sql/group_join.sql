@@ -122,7 +122,7 @@ SELECT "Key", tags, data FROM "Odd" ORDER BY 1;
 SELECT tableoid::regclass, * FROM part;
 SELECT * FROM cheap LIMIT 1;
 SELECT twice(2);
-SELECT relation FROM cozesync.tables ORDER BY 1;
+SELECT relation FROM cozesync.tables ORDER BY relation::text COLLATE "C";
 SELECT * FROM cozesync.join_progress;
 INSERT INTO item (name) VALUES ('from b') RETURNING id % 16 AS id_mod_16;
 CALL cozesync.join_group('b', :'b', :'a');
@@ -130,3 +130,62 @@ SELECT cozesync.create_group('x', 'b', :'b');
 \c join_other
 \set SHOW_CONTEXT never
 CALL cozesync.join_group('other', :'other', :'a');
+
+-- The donor knows it, and rows flow.
+\c join_b
+SELECT cozesync.wait_for_sync('30 s');
+\c join_a
+SELECT cozesync.wait_for_sync('30 s');
+SELECT node_name, state, is_local FROM cozesync.nodes ORDER BY 1;
+SELECT name FROM item WHERE name LIKE 'from%';
+SELECT source, target, mode, state FROM cozesync.links ORDER BY 1;
+SELECT applied_transactions > 0 AS applied, held_back_by_pid FROM cozesync.stats;
+
+-- Who monitors sees everything but contents and DSNs.
+CREATE ROLE regress_monitor IN ROLE pg_monitor;
+SET ROLE regress_monitor;
+SELECT count(*) FROM cozesync.nodes;
+SELECT count(*) FROM cozesync.links;
+SELECT count(*) FROM cozesync.tables;
+SELECT count(*) FROM cozesync.join_progress;
+SELECT count(*) FROM cozesync.policies;
+SELECT count(*) FROM cozesync.stats;
+SELECT count(id) FROM cozesync.conflicts;
+SELECT local_row FROM cozesync.conflicts;
+SELECT dsn FROM cozesync.member;
+SELECT cozesync.leave_group();
+RESET ROLE;
+
+-- Everything says what it is.
+SELECT p.oid::regprocedure FROM pg_proc AS p
+WHERE p.pronamespace = 'cozesync'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL
+    AND p.proname NOT LIKE 'debug%' ORDER BY 1;
+SELECT c.oid::regclass FROM pg_class AS c
+WHERE c.relnamespace = 'cozesync'::regnamespace AND c.relkind IN ('r', 'v')
+    AND obj_description(c.oid, 'pg_class') IS NULL ORDER BY 1;
+-- Nothing is open to everybody but the trigger functions that partitions need.
+SELECT p.oid::regprocedure FROM pg_proc AS p
+WHERE p.pronamespace = 'cozesync'::regnamespace AND has_function_privilege('regress_nobody', p.oid, 'EXECUTE')
+ORDER BY 1;
+SELECT c.oid::regclass FROM pg_class AS c
+WHERE c.relnamespace = 'cozesync'::regnamespace AND c.relkind IN ('r', 'v')
+    AND has_table_privilege('regress_nobody', c.oid, 'SELECT') ORDER BY 1;
+
+-- Leaving, from either end.
+\c join_b
+\set SHOW_CONTEXT never
+SELECT cozesync.leave_group();
+SELECT node_name FROM cozesync.nodes;
+\c join_a
+SELECT node_name, state FROM cozesync.nodes;
+SELECT cozesync.leave_group();
+SELECT node_name FROM cozesync.nodes;
+\c join_other
+SELECT cozesync.leave_group();
+\c postgres
+DROP DATABASE join_a;
+DROP DATABASE join_b;
+DROP DATABASE join_bare;
+DROP DATABASE join_other;
+DROP DATABASE join_latin;
+DROP ROLE regress_nobody, regress_monitor;

@@ -81,7 +81,7 @@ BEGIN
     PERFORM cozesync.check_may_change_group();
     IF choice IS NULL OR choice NOT IN ('local', 'remote', 'row') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('"%s" is not a choice', choice), HINT = 'Use local, remote or row.';
+            MESSAGE = format('"%s" is not a choice', coalesce(choice, 'NULL')), HINT = 'Use local, remote or row.';
     ELSIF choice <> 'row' AND new_row IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('choice "%s" takes no row', choice), HINT = 'Use choice "row".';

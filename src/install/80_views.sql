@@ -2,11 +2,17 @@
 
 CREATE VIEW cozesync.nodes AS
 SELECT m.node_name,
-       CASE WHEN m.ready_at IS NULL THEN 'joining' ELSE 'ready' END AS state,
+       CASE WHEN m.ready_at IS NULL THEN 'joining'
+            WHEN l.is_down THEN 'unreachable'
+            ELSE 'ready' END AS state,
        m.origin = n.origin AS is_local,
        m.system_identifier, m.server_version, m.joined_at, m.ready_at, m.slot, m.origin,
        m.dsn IS NOT NULL AS has_dsn
 FROM cozesync.member AS m JOIN cozesync.local_node AS n ON n.state <> 'left'
+LEFT JOIN (
+    SELECT s.peer, bool_or(s.state = 'backing off')
+               AND NOT bool_or(s.state IN ('streaming', 'catching up', 'paused')) AS is_down
+    FROM cozesync.link_stats() AS s GROUP BY s.peer) AS l ON l.peer = m.origin
 WHERE m.dropped_at IS NULL
 UNION ALL
 SELECT r.node_name, 'joining', true, n.system_identifier, current_setting('server_version_num')::integer, NULL, NULL, NULL,
@@ -15,7 +21,7 @@ FROM cozesync.join_run AS r JOIN cozesync.local_node AS n ON true
 WHERE NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.origin = r.origin);
 COMMENT ON VIEW cozesync.nodes IS 'members of the group';
 COMMENT ON COLUMN cozesync.nodes.node_name IS 'name of the node';
-COMMENT ON COLUMN cozesync.nodes.state IS 'joining: not to be written to yet; ready; unreachable: no link is up; needs_copy: it must join anew';
+COMMENT ON COLUMN cozesync.nodes.state IS 'joining: not to be written to yet; ready; unreachable: no link with it is up';
 COMMENT ON COLUMN cozesync.nodes.is_local IS 'is it this node?';
 COMMENT ON COLUMN cozesync.nodes.slot IS 'which numbers it draws from spread sequences';
 COMMENT ON COLUMN cozesync.nodes.has_dsn IS 'can other nodes connect to it?';

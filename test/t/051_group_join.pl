@@ -77,6 +77,7 @@ my $e = new_node('e');
 $d->stop;
 $e->safe_psql('postgres', sprintf(q{CALL cozesync.join_group('e', '%s', '%s', wait => false)}, node_dsn($e), node_dsn($a)));
 ok(poll_until($e, q{SELECT phase = 'catching up' FROM cozesync.join_run}), 'e has copied everything');
+ok(poll_until($a, q{SELECT state = 'unreachable' FROM cozesync.nodes WHERE node_name = 'd'}), 'the member that is away is shown as such');
 like(sql_error($e, q{INSERT INTO log VALUES ('e', 1)}), qr/55000.*while this node joins its group/s, 'and may not be written to');
 is($a->safe_psql('postgres', q{SELECT state FROM cozesync.nodes WHERE node_name = 'e'}), 'joining', 'which others see');
 $d->start;
