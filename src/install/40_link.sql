@@ -7,7 +7,8 @@
 --     GRANT EXECUTE ON FUNCTION cozesync.hello(bytea), cozesync.receive(bytea) TO sync;
 --     GRANT EXECUTE ON PROCEDURE cozesync.send(bytea, bytea) TO sync;
 --
--- Who may call them can read and write everything under sync, as a node of the group.
+-- cozesync.grant_to_peer() grants these, and what joining needs.  Who may call them can
+-- read and write everything under sync, as a node of the group.
 
 CREATE FUNCTION cozesync.hello(greeting bytea)
 RETURNS bytea

@@ -4,8 +4,8 @@
  *		Which databases have workers: starting, keeping, sending them away.
  *
  * Nothing outside of a database tells whether it is a member of a group.  So the
- * launcher, which is connected to none, starts a linker in every database once
- * after a server start, one at a time; a linker that finds itself in the wrong
+ * launcher, which is connected to none, starts a linker in every database once,
+ * after a server start or when it is new, one at a time; a linker that finds itself in the wrong
  * place says so and exits.  From then on calls that make a database a member wake
  * the launcher.  A linker that fails is started again, later each time; the applier is
  * its linker's business.
@@ -128,7 +128,8 @@ static uint64 seen_wakes;		/* in a linker: when it started to look */
 
 /* In the launcher. */
 static List *watched;			/* Watched * */
-static List *to_probe;			/* oids that were not looked at yet */
+static List *seen;				/* oids of all databases that were, or will be, looked at */
+static List *to_probe;			/* of those that were not yet */
 static bool told_of_slots;
 
 /* --- shared memory ------------------------------------------------------------------- */
@@ -230,7 +231,7 @@ wake_at_end(XactEvent event, void *arg)
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 		foreach(lc, to_wake)
 		{
-			if (!want(lfirst_oid(lc)))
+			if (OidIsValid(lfirst_oid(lc)) && !want(lfirst_oid(lc)))
 				shared->rescan = true;
 		}
 		LWLockRelease(&shared->lock);
@@ -553,20 +554,25 @@ forget_dropped(const List *known, const List *all)
 	}
 }
 
-/* Look at all databases: at the start, after one was held, when wake-ups did not fit. */
+/* Find databases that are new, or gone; or look at all of them anew. */
 static void
 scan_databases(bool probe_all)
 {
 	List	   *known = list_known();	/* first: what is known and not listed is gone */
 	List	   *all;
 	List	   *connectable = list_databases(&all);
+	ListCell   *lc;
 
 	forget_dropped(known, all);
 	list_free(known);
-	if (probe_all)
-		to_probe = list_concat_unique_oid(to_probe, connectable);
+	foreach(lc, connectable)
+	{
+		if (probe_all || !list_member_oid(seen, lfirst_oid(lc)))
+			to_probe = list_append_unique_oid(to_probe, lfirst_oid(lc));
+	}
 	list_free(all);
-	list_free(connectable);
+	list_free(seen);
+	seen = connectable;
 }
 
 /* One that was not looked at yet, if none is being looked at; others wait. */

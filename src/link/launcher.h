@@ -19,7 +19,7 @@ extern PGDLLEXPORT void coze_launcher_main(Datum main_arg);
 
 /*
  * If this transaction commits: look whether the database is a member now, or not
- * any more, and start its workers.
+ * any more, and start its workers.  InvalidOid: look which databases there are.
  */
 extern void coze_launcher_wake(Oid database);
 

@@ -22,6 +22,7 @@
 #include "apply/queue.h"
 #include "base/wire.h"
 #include "link/link_state.h"
+#include "link/session.h"
 #include "link/topology.h"
 #include "log/log.h"
 #include "log/state.h"
@@ -188,7 +189,7 @@ put_link(Row *row, const CozeTopology *topology, const CozeMember *peer,
 	CozeOrigin	own = coze_own_origin();
 	bool		out = direction == COZE_LINK_OUT;
 	TimestampTz now = GetCurrentTimestamp();
-	char	   *closed = coze_link_closed_reason();
+	char	   *closed = coze_identity_problem();
 	CozeApplyStop stop = {0};
 	bool		is_stopped = !out && coze_apply_stop_of(peer->origin, &stop);
 	Lag			lag = {0};

@@ -109,6 +109,29 @@ coze_hello_make(CozeBuf *buf)
 
 /* --- identity ---------------------------------------------------------------------- */
 
+/*
+ * Is this database another than the one that cozesync.local_node was written in?
+ * If so *identity says which that was.
+ */
+static bool
+is_elsewhere(CozeIdentity *identity)
+{
+	return coze_identity_read(identity) && COZE_RULE("identity") &&
+		(identity->system_identifier != GetSystemIdentifier() ||
+		 identity->database_oid != MyDatabaseId);
+}
+
+char *
+coze_identity_problem(void)
+{
+	CozeIdentity identity;
+	char	   *reason = coze_link_closed_reason();
+
+	if (reason == NULL && is_elsewhere(&identity))
+		reason = pstrdup("this database is not the one that joined the group");
+	return reason;
+}
+
 void
 coze_check_identity(void)
 {
@@ -120,10 +143,7 @@ coze_check_identity(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the links of this database are closed: %s", reason),
 				 errhint("Drop this node on another member with cozesync.drop_node() and join it anew.")));
-	if (!coze_identity_read(&identity) || !COZE_RULE("identity"))
-		return;
-	if (identity.system_identifier != GetSystemIdentifier() ||
-		identity.database_oid != MyDatabaseId)
+	if (is_elsewhere(&identity))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database is not the one that joined the group"),
@@ -131,7 +151,7 @@ coze_check_identity(void)
 						   (unsigned long long) GetSystemIdentifier(), MyDatabaseId,
 						   (unsigned long long) identity.system_identifier,
 						   identity.database_oid),
-				 errhint("If it was moved or upgraded and the original is gone, call cozesync.confirm_identity(). If it is a copy, drop the extension here.")));
+				 errhint("If it was moved or upgraded and the original is gone, call cozesync.confirm_identity(). If it is a copy, call cozesync.leave_group() here.")));
 }
 
 /*
@@ -292,7 +312,7 @@ check_right_node(const CozeHello *hello, CozeOrigin expected, const CozeTopology
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the node is connected to itself"),
-				 errhint("Correct the DSN with cozesync.set_dsn(). If one database is a copy of the other, drop the extension in the copy.")));
+				 errhint("Correct the DSN with cozesync.set_dsn(). If one database is a copy of the other, call cozesync.leave_group() in the copy.")));
 	if (expected != 0 && hello->origin != expected)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

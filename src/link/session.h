@@ -35,6 +35,9 @@ extern void coze_hello_check(const char *data, Size size, CozeOrigin expected,
  */
 extern void coze_check_identity(void);
 
+/* Why it may not, in short; NULL: it may.  palloc'd. */
+extern char *coze_identity_problem(void);
+
 /* ERROR unless the peer is a live member whose links are not paused here. */
 extern void coze_check_peer(const CozeTopology *topology, CozeOrigin peer, const char *name);
 

@@ -159,6 +159,7 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only,
 		}
 		PG_END_ENSURE_ERROR_CLEANUP(release_at_exit, ObjectIdGetDatum(database));
 		coze_launcher_release(database);
+		coze_launcher_wake(InvalidOid);
 		return;
 	}
 	had_extension = may_drop_extension(statement) && OidIsValid(get_extension_oid("cozesync", true));
