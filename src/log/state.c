@@ -1016,7 +1016,7 @@ coze_worker_register(CozeWorkerKind kind)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("process %d already does this work for the database", other)));
-	before_shmem_exit(unregister_worker, Int32GetDatum(kind));
+	on_shmem_exit(unregister_worker, Int32GetDatum(kind));
 }
 
 int
