@@ -14,6 +14,9 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -28,6 +31,7 @@
 
 PG_FUNCTION_INFO_V1(coze_group_check_preloaded);
 PG_FUNCTION_INFO_V1(coze_group_new_origin);
+PG_FUNCTION_INFO_V1(coze_group_hide);
 PG_FUNCTION_INFO_V1(coze_group_wire_version);
 PG_FUNCTION_INFO_V1(coze_group_node_changed);
 PG_FUNCTION_INFO_V1(coze_group_facts_changed);
@@ -41,6 +45,20 @@ Datum
 coze_group_check_preloaded(PG_FUNCTION_ARGS)
 {
 	coze_check_preloaded();
+	PG_RETURN_VOID();
+}
+
+void
+coze_group_hide_statement(void)
+{
+	debug_query_string = "<a statement that may hold a password>";
+	pgstat_report_activity(STATE_RUNNING, debug_query_string);
+}
+
+Datum
+coze_group_hide(PG_FUNCTION_ARGS)
+{
+	coze_group_hide_statement();
 	PG_RETURN_VOID();
 }
 

@@ -16,4 +16,10 @@
  */
 extern void coze_group_node_changed_at_commit(void);
 
+/*
+ * The statement at hand may hold a password: neither an error message in the server
+ * log nor pg_stat_activity shows it from here on.
+ */
+extern void coze_group_hide_statement(void);
+
 #endif							/* COZE_GROUP_H */

@@ -212,8 +212,10 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    node_origin bigint := cozesync.member_origin(set_dsn.node_name);
+    node_origin bigint;
 BEGIN
+    PERFORM cozesync.hide_statement();
+    node_origin := cozesync.member_origin(set_dsn.node_name);
     PERFORM cozesync.check_dsn(set_dsn.dsn);
     UPDATE cozesync.member m SET dsn = set_dsn.dsn
     WHERE m.origin = node_origin AND m.dsn IS DISTINCT FROM set_dsn.dsn;
