@@ -7,7 +7,9 @@
  * and written at its end, so that what a table owner planted (casts to json)
  * runs with his rights, and the writing with ours.
  *
- * A record that exists already is left as it is: it was decided the same way.
+ * A record that exists already is left as it is, unless another kind of conflict
+ * has become of it.  Of tables that do not fold a loser has one record, whoever
+ * won: which of several winners a node meets first depends on the order of arrival.
  *
  * Listeners are told in a transaction of its own, after the conflict is visible,
  * so that a full notification queue stops nothing.
@@ -24,6 +26,7 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -33,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "apply/conflict.h"
+#include "apply/ops.h"
 #include "settings.h"
 
 /* A notification's payload must be shorter than 8000 bytes. */
@@ -40,10 +44,18 @@
 #define NOTES_MAX 1000
 
 /* What to do to the conflict log, in the order in which it was found out. */
+typedef enum ActionKind
+{
+	ACTION_NOTE,
+	ACTION_WITHDRAW,			/* conflict: only what names it */
+	ACTION_WITHDRAW_SEEN,		/* conflict: table, key; decided names the entry */
+} ActionKind;
+
 typedef struct Action
 {
-	bool		withdraw;
-	CozeConflict conflict;		/* withdraw: only what names it */
+	ActionKind	kind;
+	CozeConflict conflict;
+	ArrayType  *seen;			/* by the entry, as bigint: origin and hlc */
 } Action;
 
 static MemoryContext conflict_context = NULL;	/* of this transaction */
@@ -53,6 +65,7 @@ static MemoryContext notify_context = NULL;
 static List *payloads = NIL;	/* of the transactions since the last notification */
 static SPIPlanPtr insert_plan = NULL;
 static SPIPlanPtr withdraw_plan = NULL;
+static SPIPlanPtr withdraw_seen_plan = NULL;
 
 /* --- rows as jsonb --- */
 
@@ -117,23 +130,23 @@ enter_context(void)
 	return MemoryContextSwitchTo(conflict_context);
 }
 
-static CozeConflict *
-add_action(bool withdraw, const CozeConflict *conflict)
+static Action *
+add_action(ActionKind kind, const CozeConflict *conflict)
 {
 	Action	   *action = palloc0(sizeof(Action));
 
-	action->withdraw = withdraw;
+	action->kind = kind;
 	action->conflict = *conflict;
 	action->conflict.key = keep(conflict->key);
 	actions = lappend(actions, action);
-	return &action->conflict;
+	return action;
 }
 
 void
 coze_conflict_note(const CozeConflict *conflict)
 {
 	MemoryContext old = enter_context();
-	CozeConflict *copy = add_action(false, conflict);
+	CozeConflict *copy = &add_action(ACTION_NOTE, conflict)->conflict;
 
 	copy->reason = conflict->reason != NULL ? pstrdup(conflict->reason) : NULL;
 	copy->local_row = keep(conflict->local_row);
@@ -149,7 +162,29 @@ coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersion loser, Coz
 	MemoryContext old = enter_context();
 	CozeConflict named = {.table = table,.key = key,.loser = loser,.decided = decided};
 
-	add_action(true, &named);
+	add_action(ACTION_WITHDRAW, &named);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * What an entry had seen lost nothing to what is later than the entry.  Such a loss
+ * was noted when the loser came, which the index need not know any more.
+ */
+void
+coze_conflict_withdraw_seen(const CozeTable *table, Datum key, CozeVersion version,
+							const CozeVector *seen)
+{
+	MemoryContext old = enter_context();
+	CozeConflict named = {.table = table,.key = key,.decided = version};
+	Datum	   *values = palloc(Max(1, 2 * seen->n) * sizeof(Datum));
+
+	for (int i = 0; i < seen->n; i++)
+	{
+		values[2 * i] = Int64GetDatum((int64) seen->e[i].origin);
+		values[2 * i + 1] = Int64GetDatum(seen->e[i].hlc);
+	}
+	add_action(ACTION_WITHDRAW_SEEN, &named)->seen =
+		construct_array(values, 2 * seen->n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
 	MemoryContextSwitchTo(old);
 }
 
@@ -197,24 +232,62 @@ withdraw(const CozeConflict *c)
 		elog(ERROR, "could not withdraw a conflict");
 }
 
+/* By the key; an entry counts as having seen all of its own origin before it. */
+static void
+prepare_withdraw_seen(void)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, JSONBOID, INT8OID, INT8OID, INT8ARRAYOID};
+
+	withdraw_seen_plan = prepare("DELETE FROM cozesync.conflict WHERE schema_name = $1 AND table_name = $2"
+								 " AND md5(key::text) = md5($3::text)"
+								 " AND loser_hlc < $4 AND decided_hlc > $4 AND resolved_at IS NULL"
+								 " AND (loser_origin = $5 OR EXISTS ("
+								 "SELECT FROM generate_series(1, cardinality($6), 2) i"
+								 " WHERE $6[i] = loser_origin AND $6[i + 1] >= loser_hlc))",
+								 lengthof(types), types);
+}
+
+static void
+withdraw_seen(const CozeConflict *c, ArrayType *seen)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(c->table->schema), CStringGetTextDatum(c->table->name), c->key,
+		Int64GetDatum(c->decided.hlc), Int64GetDatum((int64) c->decided.origin),
+		PointerGetDatum(seen)
+	};
+
+	if (SPI_execute_plan(withdraw_seen_plan, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not withdraw conflicts");
+}
+
 static void
 prepare_insert(void)
 {
 	Oid			types[] = {
 		TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 		INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
-		JSONBOID, JSONBOID, JSONBOID, JSONBOID
+		JSONBOID, JSONBOID, JSONBOID, JSONBOID, BOOLOID
 	};
 
-	insert_plan = prepare("INSERT INTO cozesync.conflict (schema_name, table_name, key,"
-								   " conflict_type, policy, outcome, reason,"
-								   " loser_hlc, loser_origin, decided_hlc, decided_origin,"
-								   " local_hlc, local_origin, remote_hlc, remote_origin,"
-								   " local_row, remote_row, base_row, result_row)"
-								   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-								   " $14, $15, $16, $17, $18, $19)"
-								   " ON CONFLICT DO NOTHING RETURNING id",
-								   lengthof(types), types);
+	insert_plan = prepare("INSERT INTO cozesync.conflict AS c (schema_name, table_name, key,"
+						  " conflict_type, policy, outcome, reason,"
+						  " loser_hlc, loser_origin, decided_hlc, decided_origin,"
+						  " local_hlc, local_origin, remote_hlc, remote_origin,"
+						  " local_row, remote_row, base_row, result_row)"
+						  " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+						  " $14, $15, $16, $17, $18, $19 WHERE $20 OR NOT EXISTS ("
+						  "SELECT FROM cozesync.conflict o WHERE o.loser_hlc = $8 AND o.loser_origin = $9"
+						  " AND o.schema_name = $1 AND o.table_name = $2"
+						  " AND md5(o.key::text) = md5($3::text))"
+						  " ON CONFLICT (loser_hlc, loser_origin, decided_hlc, decided_origin,"
+						  " schema_name, table_name, md5(key::text)) DO UPDATE"
+						  " SET conflict_type = excluded.conflict_type, reason = excluded.reason,"
+						  " local_row = excluded.local_row, remote_row = excluded.remote_row,"
+						  " base_row = excluded.base_row, result_row = excluded.result_row"
+						  " WHERE c.resolved_at IS NULL AND (c.conflict_type, c.reason)"
+						  " IS DISTINCT FROM (excluded.conflict_type, excluded.reason)"
+						  " RETURNING id",
+						  lengthof(types), types);
 }
 
 /* What listeners get; the key is left out where it would be too long. */
@@ -244,8 +317,8 @@ keep_payload(const CozeConflict *c, int64 id)
 static void
 insert(const CozeConflict *c)
 {
-	Datum		values[19];
-	char		nulls[20];
+	Datum		values[20];
+	char		nulls[21];
 	bool		isnull;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -273,13 +346,41 @@ insert(const CozeConflict *c)
 	values[18] = c->result_row;
 	for (int i = 15; i < 19; i++)
 		nulls[i] = values[i] != (Datum) 0 ? ' ' : 'n';
-	nulls[19] = '\0';
+	values[19] = BoolGetDatum(coze_table_folds(c->table));
+	nulls[20] = '\0';
 	if (SPI_execute_plan(insert_plan, values, nulls, false, 0) != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "could not write a conflict");
 	if (SPI_processed > 0)
 		keep_payload(c, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 													1, &isnull)));
 	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+prepare_all(void)
+{
+	if (insert_plan != NULL)
+		return;
+	prepare_withdraw();
+	prepare_withdraw_seen();
+	prepare_insert();
+}
+
+static void
+take_action(const Action *action)
+{
+	switch (action->kind)
+	{
+		case ACTION_NOTE:
+			insert(&action->conflict);
+			break;
+		case ACTION_WITHDRAW:
+			withdraw(&action->conflict);
+			break;
+		case ACTION_WITHDRAW_SEEN:
+			withdraw_seen(&action->conflict, action->seen);
+			break;
+	}
 }
 
 /* At the end of a transaction; how many conflicts there were. */
@@ -293,19 +394,13 @@ coze_conflict_flush(void)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		SPI_connect();
-		if (insert_plan == NULL)
-			prepare_insert();
-		if (withdraw_plan == NULL)
-			prepare_withdraw();
+		prepare_all();
 		foreach(lc, actions)
 		{
-			Action	   *action = lfirst(lc);
+			const Action *action = lfirst(lc);
 
-			if (action->withdraw)
-				withdraw(&action->conflict);
-			else
-				insert(&action->conflict);
-			n += !action->withdraw;
+			take_action(action);
+			n += action->kind == ACTION_NOTE;
 		}
 		SPI_finish();
 		PopActiveSnapshot();

@@ -12,6 +12,7 @@
 
 #include "apply/relation.h"
 #include "base/policy.h"
+#include "base/vector.h"
 
 /* A loss.  Named by (table, key, loser, decided). */
 typedef struct CozeConflict
@@ -32,6 +33,9 @@ typedef struct CozeConflict
 	Datum		result_row;
 } CozeConflict;
 
+/* Why a row is not as the change log has it: nobody knows.  Never withdrawn. */
+#define COZE_REASON_UNEXPLAINED "nothing in the change log explains it: the nodes differed before"
+
 extern Datum coze_row_to_jsonb(const CozeTable *table, const CozeRow *row);
 extern Datum coze_key_to_jsonb(const CozeTable *table, const Datum *key);
 
@@ -39,6 +43,8 @@ extern Datum coze_key_to_jsonb(const CozeTable *table, const Datum *key);
 extern void coze_conflict_note(const CozeConflict *conflict);
 extern void coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersion loser,
 								   CozeVersion decided);
+extern void coze_conflict_withdraw_seen(const CozeTable *table, Datum key, CozeVersion version,
+										const CozeVector *seen);
 extern int	coze_conflict_flush(void);
 extern void coze_conflict_forget(void);
 

@@ -274,16 +274,13 @@ report_hit(CozeDeciding *deciding, CozeHit *hit)
 	}
 	coze_fold_latest(with.ops, with.n, losses, &nlosses);
 	coze_fold_latest(without.ops, without.n, former, &nformer);
-	if (nlosses == 0 && nformer == 0)
+	if (nlosses == 0 && nformer == 0 && !hit->has_after)
 		return;
 	coze_owner_enter(hit->table, &owner);
 	key = coze_key_to_jsonb(hit->table, hit->key);
-	for (int i = 0; i < nlosses; i++)
-	{
-		if (!is_among(&without, former, nformer, with.ops[losses[i].loser].version,
-					  with.ops[losses[i].decided].version))
-			note_loss(deciding, hit, &with, &losses[i], key);
-	}
+	/* A loser has one record: the old one goes before a new one is noted. */
+	if (hit->has_after)
+		coze_conflict_withdraw_seen(hit->table, key, deciding->head->version, &deciding->head->seen);
 	for (int i = 0; i < nformer; i++)
 	{
 		CozeVersion loser = without.ops[former[i].loser].version;
@@ -291,6 +288,12 @@ report_hit(CozeDeciding *deciding, CozeHit *hit)
 
 		if (!is_among(&with, losses, nlosses, loser, decided))
 			coze_conflict_withdraw(hit->table, key, loser, decided);
+	}
+	for (int i = 0; i < nlosses; i++)
+	{
+		if (!is_among(&without, former, nformer, with.ops[losses[i].loser].version,
+					  with.ops[losses[i].decided].version))
+			note_loss(deciding, hit, &with, &losses[i], key);
 	}
 	coze_owner_leave(&owner);
 }

@@ -82,13 +82,24 @@ copy_row(const CozeTable *table, const CozeRow *row)
 	return copy;
 }
 
+/*
+ * Of a table that folds the row may differ from what the author saw for reasons that
+ * neither its key nor its values show; all that is known is to be looked at.
+ */
 static void
 note_surprise(Applying *a, const Datum *key, CozeConflictType type, const CozeRow *local,
 			  const CozeRow *remote)
 {
-	MemoryContext old = MemoryContextSwitchTo(a->deciding.context);
-	Surprise   *s = palloc0(sizeof(Surprise));
+	MemoryContext old;
+	Surprise   *s;
 
+	if (coze_table_folds(a->map->table))
+	{
+		a->stale = true;
+		return;
+	}
+	old = MemoryContextSwitchTo(a->deciding.context);
+	s = palloc0(sizeof(Surprise));
 	s->table = a->map->table;
 	s->key = coze_key_copy(s->table, key);
 	s->type = type;
@@ -126,7 +137,7 @@ report_surprises(Applying *a)
 			.type = s->type,
 			.policy = coze_row_policy_name(COZE_ROW_LAST_UPDATE_WINS),
 			.outcome = "took remote",
-			.reason = "nothing in the change log explains it: the nodes differed before",
+			.reason = COZE_REASON_UNEXPLAINED,
 			.loser = a->deciding.head->version,
 			.decided = a->deciding.head->version,
 			.remote = a->deciding.head->version,

@@ -5,7 +5,7 @@
  *
  * An operation of origin o is remembered while a member other than o and this
  * node has, by its own last entry applied here (K), not seen it; one of a table
- * that folds, until the cut passes it.  So between two nodes under the default
+ * that folds, or a TRUNCATE, until the cut passes it.  So between two nodes under the default
  * policy this is just the local tail.
  *
  * Own entries are added when they are visible, not when they are below the
@@ -506,7 +506,8 @@ remember_late(CozeVersion version)
 void
 coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 {
-	bool		folds = coze_table_folds(table);
+	/* A TRUNCATE of a row that is gone anyway ends its conflicts without a record. */
+	bool		folds = coze_table_folds(table) || slot == COZE_SLOT_TRUNCATE;
 	CozeIndexOp *op;
 	uint32		bucket;
 

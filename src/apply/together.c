@@ -183,6 +183,8 @@ typedef struct NoteArg
 	List	   *notes;			/* CozeFoldNote: with the entry */
 	List	   *former;			/* likewise: without it */
 	bool		without;		/* which of the two is being folded */
+	bool		truncates;		/* does the entry? */
+	const CozeState **expected; /* what the rows here should be: all without the entry */
 } NoteArg;
 
 static Datum
@@ -282,6 +284,13 @@ compare_notes(const ListCell *a, const ListCell *b)
 	return result != 0 ? result : na->key - nb->key;
 }
 
+/* The same type, for the same reason? */
+static bool
+same_kind(const CozeFoldNote *a, const CozeFoldNote *b)
+{
+	return a->type == b->type && a->index == b->index;
+}
+
 /*
  * Record the conflicts that there are with the entry and were not without it, and
  * withdraw those of which it is the other way round.
@@ -300,7 +309,7 @@ report(NoteArg *arg)
 	{
 		int			order = with == NULL ? 1 : without == NULL ? -1 : compare_notes(with, without);
 
-		if (order < 0)
+		if (order < 0 || (order == 0 && !same_kind(lfirst(with), lfirst(without))))
 			record(arg, lfirst(with));
 		else if (order > 0)
 		{
@@ -336,10 +345,12 @@ fold_states(NoteArg *arg)
 	f->callbacks.note = NULL;
 	before = coze_fold(&f->table, f->nkeys, f->base, f->entries, at)->states;
 	f->callbacks.note = take_note;
+	arg->expected = before;
 	if (at < f->nentries - 1)
 	{
 		arg->without = true;
-		coze_fold(&f->table, f->nkeys, before, &f->entries[at + 1], f->nentries - at - 1);
+		arg->expected = coze_fold(&f->table, f->nkeys, before, &f->entries[at + 1],
+								  f->nentries - at - 1)->states;
 		arg->without = false;
 	}
 	fold = coze_fold(&f->table, f->nkeys, before, &f->entries[at], f->nentries - at);
@@ -436,6 +447,79 @@ write_rows(NoteArg *arg, CozeTarget *target, const CozeState *const *states)
 	}
 }
 
+/* --- rows that are not as the log has them --- */
+
+static const CozeOp *
+own_op(const NoteArg *arg, const CozeClosureKey *key)
+{
+	ListCell   *lc;
+
+	foreach(lc, key->ops)
+	{
+		const CozeOp *op = lfirst(lc);
+
+		if (coze_version_equal(op->version, arg->version))
+			return op;
+	}
+	return NULL;
+}
+
+/* Is what the key's state was before the entry known from anything but the row here? */
+static bool
+is_accounted_for(const NoteArg *arg, const CozeClosureKey *key)
+{
+	if (key->record != NULL)
+		return true;
+	return list_length(key->ops) > (own_op(arg, key) != NULL && arg->truncates ? 1 : 0);
+}
+
+static void
+note_unexplained(NoteArg *arg, const CozeClosureKey *key, const CozeRow *expected)
+{
+	CozeTable  *table = arg->closure.table;
+	const CozeOp *op = own_op(arg, key);
+	CozeRow    *remote = op != NULL && op->leaves_row ? op->new : NULL;
+	CozeConflict conflict = {
+		.table = table,
+		.key = coze_key_to_jsonb(table, key->key),
+		.type = key->row == NULL ?
+		(remote != NULL ? COZE_CONFLICT_UPDATE_MISSING : COZE_CONFLICT_DELETE_MISSING) :
+		expected == NULL ? COZE_CONFLICT_INSERT_EXISTS : COZE_CONFLICT_UPDATE_UPDATE,
+		.policy = coze_row_policy_name(COZE_ROW_LAST_UPDATE_WINS),
+		.outcome = "took remote",
+		.reason = COZE_REASON_UNEXPLAINED,
+		.loser = arg->version,
+		.decided = arg->version,
+		.remote = arg->version,
+		.local_row = coze_row_to_jsonb(table, key->row),
+		.remote_row = coze_row_to_jsonb(table, remote),
+		.result_row = coze_row_to_jsonb(table, remote),
+	};
+
+	coze_conflict_note(&conflict);
+}
+
+/*
+ * A row that was changed behind the log's back would be lost without a trace when it is
+ * folded again: each is to be what the fold without the entry makes of it.
+ */
+static void
+note_hidden_changes(NoteArg *arg)
+{
+	CozeTable  *table = arg->closure.table;
+
+	for (int k = 0; k < arg->fold.nkeys; k++)
+	{
+		const CozeClosureKey *key = arg->fold.keys[k];
+		CozeRow    *expected = coze_row_of_fold(table, arg->expected[k]->row);
+
+		if (is_accounted_for(arg, key) &&
+			((expected == NULL) != (key->row == NULL) ||
+			 (expected != NULL && !columns_same(table, key->row, expected, NULL, table->desc->natts))))
+			note_unexplained(arg, key, expected);
+	}
+}
+
 /* A TRUNCATE: rows of which the suffix knows nothing. */
 static void
 delete_others(NoteArg *arg, CozeTarget *target)
@@ -502,6 +586,7 @@ coze_together_apply(CozeTogether *together, CozeTarget *target)
 	const CozeState **states;
 
 	arg->version = together->head->version;
+	arg->truncates = together->truncate;
 	coze_closure_begin(&arg->closure, together->table, target, true, together->head->version);
 	if (together->truncate)
 		coze_target_lock_exclusively(target);
@@ -517,6 +602,7 @@ coze_together_apply(CozeTogether *together, CozeTarget *target)
 	if (!COZE_RULE("unique-states"))
 		arg->fold.table.nuniques = 0;
 	states = fold_states(arg);
+	note_hidden_changes(arg);
 	if (together->truncate)
 		delete_others(arg, target);
 	write_rows(arg, target, states);
@@ -530,6 +616,7 @@ coze_together_report(CozeTogether *together, CozeTarget *target)
 	NoteArg    *arg = palloc0(sizeof(NoteArg));
 
 	arg->version = together->head->version;
+	arg->truncates = together->truncate;
 	coze_closure_begin(&arg->closure, together->table, target, false, together->head->version);
 	add_own_ops(together, &arg->closure);
 	coze_closure_complete(&arg->closure);
