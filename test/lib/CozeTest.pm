@@ -128,10 +128,17 @@ sub exec_all
     return;
 }
 
-# Poll until a query returns true ('t') or the given value.
+# Poll until a query returns true ('t') or the given value.  A query that can never
+# succeed fails at once.
 sub poll_until
 {
     my ($node, $sql, $expected, $dbname) = @_;
+    my ($status, undef, $err) = $node->psql($dbname // 'postgres', $sql);
+    if ($status && ($err // '') =~ /(column|relation|function) .*does not exist|syntax error/)
+    {
+        diag("$err\nwhile waiting on " . $node->name . " for: $sql");
+        return 0;
+    }
     my $ok = $node->poll_query_until($dbname // 'postgres', $sql, $expected // 't');
     diag("still waiting on " . $node->name . " for: $sql") unless $ok;
     return $ok;

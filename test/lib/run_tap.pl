@@ -43,7 +43,9 @@ sub show_tail
     open my $file, '<', $path or return;
     my @all = <$file>;
     my $passed = qr{^ok \d|s\) ok \d|^\s*$|Sync to disk|pg_ctl -D|might become corrupt|^Success\.};
-    my $routine = qr/^#+ |NOTICE: |^waiting for |^server st|\.\.\. ok$|^The database cluster/;
+    my $routine = join '|', qr/^#+ /, qr/NOTICE: /, qr/^waiting for /, qr/^server st/, qr/\.\.\. \w+$/,
+        qr/^The (database|files|default)/, qr/^selecting /, qr/^This user must/, qr/^Data page/,
+        qr/^[A-Z][a-z]+( [a-z]+)?: /, qr/another server might/;
     my @said = grep { !/$passed/ && (/Looks like|Failed|#  / || !/$routine/) } @all;
     my $from = @said > $lines ? @said - $lines : 0;
     print "    ", $_ for @said[ $from .. $#said ];
