@@ -21,7 +21,7 @@
 #include "apply/queue.h"
 #include "capture/precommit.h"
 #include "debug.h"
-#include "group/join.h"
+#include "group/group.h"
 #include "link/launcher.h"
 #include "link/link_state.h"
 #include "link/utility.h"
@@ -80,5 +80,5 @@ _PG_init(void)
 	shmem_startup_hook = start_shared_memory;
 	coze_utility_init();
 	coze_launcher_register();
-	coze_join_init();
+	coze_group_init();
 }

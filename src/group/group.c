@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -22,11 +23,14 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 
 #include "base/wire.h"
 #include "group/group.h"
+#include "group/join.h"
 #include "group/peer.h"
 #include "link/launcher.h"
+#include "link/session.h"
 #include "log/state.h"
 
 PG_FUNCTION_INFO_V1(coze_group_check_preloaded);
@@ -90,6 +94,35 @@ coze_group_node_changed_at_commit(void)
 	coze_group_changed_at_commit();
 	coze_detach_at_end();
 	coze_launcher_wake(MyDatabaseId);
+}
+
+/* A peer says that this node was dropped; its word is as good as the row itself. */
+static void
+was_dropped(void)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (SPI_execute("UPDATE cozesync.local_node SET state = 'left'"
+					" WHERE state OPERATOR(pg_catalog.<>) 'left'", false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not note that this node was dropped");
+	if (SPI_processed > 0)
+	{
+		ereport(WARNING,
+				(errmsg("this node was dropped from its group"),
+				 errhint("Use cozesync.join_group() to join again.")));
+		coze_group_node_changed_at_commit();
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+void
+coze_group_init(void)
+{
+	coze_dropped_hook = was_dropped;
+	coze_join_init();
 }
 
 Datum

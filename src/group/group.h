@@ -10,6 +10,9 @@
 
 #include "postgres.h"
 
+/* From _PG_init. */
+extern void coze_group_init(void);
+
 /*
  * This transaction changed who this database is: all processes read it anew once it
  * has ended, and the launcher sees which workers that needs.

@@ -56,7 +56,7 @@ extern bool coze_join_resume(void);
 
 /* --- join_worker.c ---------------------------------------------------------------------- */
 
-/* From _PG_init: who was joining when the server stopped goes on when it starts. */
+/* From coze_group_init: who was joining when the server stopped goes on when it starts. */
 extern void coze_join_init(void);
 
 /* Let a background worker go on. */

@@ -17,7 +17,7 @@ WHERE m.dropped_at IS NULL
 UNION ALL
 SELECT r.node_name, 'joining', true, n.system_identifier, current_setting('server_version_num')::integer, NULL, NULL, NULL,
        r.origin, r.dsn IS NOT NULL
-FROM cozesync.join_run AS r JOIN cozesync.local_node AS n ON true
+FROM cozesync.join_run AS r JOIN cozesync.local_node AS n ON n.state <> 'left'
 WHERE NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.origin = r.origin);
 COMMENT ON VIEW cozesync.nodes IS 'members of the group';
 COMMENT ON COLUMN cozesync.nodes.node_name IS 'name of the node';

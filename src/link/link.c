@@ -219,6 +219,8 @@ fail_remote(CozeLink *link)
 	coze_remote_error(link->remote, &error);
 	fail(link, error.code, error.message);
 	pfree(error.message);
+	if (strcmp(error.code, COZE_SQLSTATE_DROPPED) == 0 && coze_dropped_hook != NULL)
+		coze_dropped_hook();
 }
 
 void

@@ -34,6 +34,8 @@
 #include "log/log.h"
 #include "log/state.h"
 
+CozeDroppedHook coze_dropped_hook = NULL;
+
 /* --- our greeting ---------------------------------------------------------------- */
 
 static const CozePosition *
@@ -191,7 +193,7 @@ coze_check_peer(const CozeTopology *topology, CozeOrigin peer, const char *name)
 				 errhint("If it has just joined, the news are on their way.")));
 	if (member->dropped)
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				(errcode(COZE_ERRCODE_DROPPED),
 				 errmsg("node \"%s\" is not a member of the group any more", member->node_name)));
 	if (coze_topology_is_paused(topology, peer))
 		ereport(ERROR,

@@ -14,6 +14,14 @@
 #include "link/link_state.h"
 #include "link/topology.h"
 
+/* How a node is told that it was dropped from the group. */
+#define COZE_ERRCODE_DROPPED	MAKE_SQLSTATE('C', 'Z', '0', '0', '1')
+#define COZE_SQLSTATE_DROPPED	"CZ001"
+
+/* Called, outside of a transaction, when a peer says that. */
+typedef void (*CozeDroppedHook) (void);
+extern CozeDroppedHook coze_dropped_hook;
+
 /*
  * Our greeting; what it says is flushed.  Needs a transaction in a member
  * database.

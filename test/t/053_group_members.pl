@@ -88,6 +88,7 @@ ok(wait_quiet($a, $b), 'those that stay go on');
 ok(poll_until($_, 'SELECT coalesce(bool_and(kind = $$beat$$), true) FROM cozesync.entries() e, cozesync.stats s WHERE e.hlc > s.cut'),
     'and the cut moves on: ' . $_->name) for $a, $b;
 $c->start;
+ok(poll_until($c, q{SELECT state = 'left' FROM cozesync.about()}), 'the dropped node learns of it when it comes back');
 $c->safe_psql('postgres', q{INSERT INTO t VALUES (400, 'of a dropped node')});
 $a->safe_psql('postgres', q{INSERT INTO t VALUES (401, 'after')});
 ok(wait_quiet($a, $b), 'in sync');
