@@ -53,16 +53,18 @@ coze_group_check_preloaded(PG_FUNCTION_ARGS)
 }
 
 void
-coze_group_hide_statement(void)
+coze_group_hide_statement(const char *shown)
 {
-	debug_query_string = "<a statement that may hold a password>";
-	pgstat_report_activity(STATE_RUNNING, debug_query_string);
+	debug_query_string = MemoryContextStrdup(MessageContext != NULL ? MessageContext : TopMemoryContext,
+											 shown);
+	pgstat_report_activity(STATE_RUNNING, shown);
 }
 
+/* hide_statement(shown text) */
 Datum
 coze_group_hide(PG_FUNCTION_ARGS)
 {
-	coze_group_hide_statement();
+	coze_group_hide_statement(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	PG_RETURN_VOID();
 }
 

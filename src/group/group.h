@@ -20,9 +20,9 @@ extern void coze_group_init(void);
 extern void coze_group_node_changed_at_commit(void);
 
 /*
- * The statement at hand may hold a password: neither an error message in the server
- * log nor pg_stat_activity shows it from here on.
+ * The statement at hand may hold a password: error messages in the server log and
+ * pg_stat_activity show another text from here on.
  */
-extern void coze_group_hide_statement(void);
+extern void coze_group_hide_statement(const char *shown);
 
 #endif							/* COZE_GROUP_H */

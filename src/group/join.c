@@ -553,7 +553,7 @@ coze_join_group(PG_FUNCTION_ARGS)
 	bool		atomic = fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
 		castNode(CallContext, fcinfo->context)->atomic;
 
-	coze_group_hide_statement();
+	coze_group_hide_statement("CALL cozesync.join_group(...)");
 	if (atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

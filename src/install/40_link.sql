@@ -214,7 +214,7 @@ AS $$
 DECLARE
     node_origin bigint;
 BEGIN
-    PERFORM cozesync.hide_statement();
+    PERFORM cozesync.hide_statement('SELECT cozesync.set_dsn(...)');
     node_origin := cozesync.member_origin(set_dsn.node_name);
     PERFORM cozesync.check_dsn(set_dsn.dsn);
     UPDATE cozesync.member m SET dsn = set_dsn.dsn

@@ -12,11 +12,11 @@ SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION cozesync.check_preloaded() IS 'an error unless the library is in shared_preload_libraries';
 
 -- Called first by what takes a DSN.
-CREATE FUNCTION cozesync.hide_statement() RETURNS void
+CREATE FUNCTION cozesync.hide_statement(shown text) RETURNS void
 AS 'MODULE_PATHNAME', 'coze_group_hide'
-LANGUAGE C VOLATILE PARALLEL UNSAFE
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION cozesync.hide_statement() IS 'keeps the statement at hand, which may hold a password, out of error logs and pg_stat_activity';
+COMMENT ON FUNCTION cozesync.hide_statement(text) IS 'keeps the statement at hand, which may hold a password, out of error logs and pg_stat_activity';
 
 -- 63 strong random bits, never 0.
 CREATE FUNCTION cozesync.new_origin() RETURNS bigint
@@ -279,7 +279,7 @@ AS $$
 DECLARE
     own bigint;
 BEGIN
-    PERFORM cozesync.hide_statement();
+    PERFORM cozesync.hide_statement('SELECT cozesync.create_group(...)');
     PERFORM cozesync.check_preloaded();
     LOCK TABLE cozesync.local_node IN SHARE ROW EXCLUSIVE MODE;
     PERFORM cozesync.check_no_group();
@@ -429,7 +429,7 @@ COMMENT ON FUNCTION cozesync.about() IS 'what another node wants to know of this
 
 -- Only who manages the group may change it or look into it; other nodes are granted what
 -- they need with cozesync.grant_to_peer().
-REVOKE ALL ON FUNCTION cozesync.check_preloaded(), cozesync.hide_statement(), cozesync.new_origin(), cozesync.wire_version(), cozesync.node_changed(),
+REVOKE ALL ON FUNCTION cozesync.check_preloaded(), cozesync.hide_statement(text), cozesync.new_origin(), cozesync.wire_version(), cozesync.node_changed(),
     cozesync.group_changed(), cozesync.check_own_dsn(text), cozesync.tell_node(text, text, text, text),
     cozesync.is_member(), cozesync.check_may_change_group(), cozesync.check_no_group(),
     cozesync.check_given(text, text), cozesync.fact_tables(), cozesync.find_relation(text, text),
