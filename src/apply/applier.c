@@ -131,6 +131,21 @@ pin_settings(void)
 		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+/* What users made part of their tables may be SQL, which wants a snapshot. */
+static void
+begin_transaction(void)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+end_transaction(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
 /* Deferred triggers would fire at commit, with our rights: fire them with the row. */
 static void
 make_constraints_immediate(void)
@@ -361,7 +376,7 @@ commit_round(void)
 	conflicts = coze_conflict_flush();
 	coze_held_pending(&round.progress);
 	COZE_DEBUG_POINT("apply-before-commit");
-	CommitTransactionCommand();
+	end_transaction();
 
 	coze_index_commit();
 	foreach(lc, round.applied)
@@ -394,7 +409,7 @@ try_round(void)
 
 	PG_TRY();
 	{
-		StartTransactionCommand();
+		begin_transaction();
 		make_constraints_immediate();
 		coze_index_begin();
 		if (!apply_entries() || !is_still_right())
@@ -413,12 +428,24 @@ try_round(void)
 	return result;
 }
 
+/* A round that failed before it came to an entry; told when the reason changes. */
+static void
+report_failure(const char *message)
+{
+	static char reported[256] = "";
+
+	if (strncmp(reported, message, sizeof(reported) - 1) == 0)
+		return;
+	strlcpy(reported, message, sizeof(reported));
+	ereport(LOG,
+			(errmsg("could not apply changes: %s", message)));
+}
+
 /* What becomes of a round that failed: one by one, or the origin is set aside. */
 static void
 after_failure(RoundResult result)
 {
 	CozeApplying at = coze_applying;
-	bool		group_table = at.relation != NULL && strcmp(at.relation->schema, "cozesync") == 0;
 	char		key[COZE_KEY_TEXT_SIZE];
 	int			n = list_length(round.applied) + 1;
 	bool		alone = round.one_by_one > 0;
@@ -447,11 +474,10 @@ after_failure(RoundResult result)
 		/* One that was missing a row and now meets it is simply tried again. */
 		if (round.error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && ++round.stale < 3)
 			return;
-		stop_origin(round.current, round.error, key, at.relid, at.held_back_by, group_table);
+		stop_origin(round.current, round.error, key, at.relid, at.held_back_by, at.group);
 	}
 	else
-		ereport(LOG,
-				(errmsg("could not apply changes: %s", round.error->message)));
+		report_failure(round.error->message);
 	round.one_by_one = Max(0, round.one_by_one - 1);
 }
 
@@ -498,10 +524,10 @@ beat(void)
 static void
 tend_index(void)
 {
-	StartTransactionCommand();
+	begin_transaction();
 	coze_index_begin();
 	coze_index_trim();
-	CommitTransactionCommand();
+	end_transaction();
 	coze_index_commit();
 }
 
@@ -513,11 +539,11 @@ report_late(void)
 
 	while (coze_index_take_late(&version))
 	{
-		StartTransactionCommand();
+		begin_transaction();
 		coze_entry_report(version);
 		coze_target_close_all();
 		coze_conflict_flush();
-		CommitTransactionCommand();
+		end_transaction();
 	}
 }
 
@@ -623,6 +649,9 @@ work(void)
 		}
 		coze_conflict_notify();
 		upkeep();
+		if (result == ROUND_FAILED && round.current == NULL)
+			(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, cozesync_retry_min,
+							 PG_WAIT_EXTENSION);
 		if (result == ROUND_IDLE)
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 pause_length(), PG_WAIT_EXTENSION);

@@ -340,7 +340,7 @@ together_of(Applying *a)
 			return together;
 	}
 	old = MemoryContextSwitchTo(a->deciding.context);
-	together = coze_together_begin(a->map->table, a->deciding.head);
+	together = coze_together_begin(a->map->table, &a->map->desc, a->deciding.head);
 	a->gathered = lappend(a->gathered, together);
 	MemoryContextSwitchTo(old);
 	return together;
@@ -397,6 +397,8 @@ apply_gathered(Applying *a)
 			return;
 		}
 		coze_applying.relid = together->table->relid;
+		coze_applying.group = together->table->group;
+		coze_applying.relation = together->desc;
 		coze_owner_enter(together->table, &owner);
 		a->stale = !coze_together_apply(together, target);
 		coze_owner_leave(&owner);
@@ -445,6 +447,7 @@ open_target(Applying *a)
 		if (!coze_map_resolve(a->map, false))
 			return false;
 		coze_applying.relid = a->map->table->relid;
+		coze_applying.group = a->map->table->group;
 		/* Triggers on the group's facts may alter tables, which must not be open. */
 		if (a->map->table->group)
 			coze_target_close_all();

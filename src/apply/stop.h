@@ -20,6 +20,7 @@ typedef struct CozeApplying
 	const CozeDescriptor *relation; /* NULL: no change yet */
 	const CozeImage *key;		/* NULL: none */
 	Oid			relid;
+	bool		group;			/* one of the extension's own tables */
 	const char *column;
 	int			held_back_by;	/* pid, if a user's lock is waited for */
 } CozeApplying;

@@ -99,12 +99,13 @@ coze_together_concerns(const CozeEntryHead *head, const CozeMap *map, const Coze
 /* --- gathering --- */
 
 CozeTogether *
-coze_together_begin(CozeTable *table, const CozeEntryHead *head)
+coze_together_begin(CozeTable *table, const CozeDescriptor *desc, const CozeEntryHead *head)
 {
 	CozeTogether *together = palloc0(sizeof(CozeTogether));
 	HASHCTL		ctl = {0};
 
 	together->table = table;
+	together->desc = desc;
 	together->head = head;
 	ctl.keysize = sizeof(uint32);
 	ctl.entrysize = sizeof(KeySlot);

@@ -22,13 +22,14 @@ extern bool coze_together_concerns(const CozeEntryHead *head, const CozeMap *map
 typedef struct CozeTogether
 {
 	CozeTable  *table;
+	const CozeDescriptor *desc;
 	const CozeEntryHead *head;
 	bool		truncate;
 	HTAB	   *keys;			/* hash of key -> list of operations */
 	List	   *ops;			/* all of them */
 } CozeTogether;
 
-extern CozeTogether *coze_together_begin(CozeTable *table, const CozeEntryHead *head);
+extern CozeTogether *coze_together_begin(CozeTable *table, const CozeDescriptor *desc, const CozeEntryHead *head);
 extern void coze_together_take(CozeTogether *together, const CozeMap *map, const CozeChange *change);
 
 /* At the end of the entry; false: what was decided is stale. */
