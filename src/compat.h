@@ -41,6 +41,13 @@
 #include "varatt.h"
 #endif
 
+/* Before the declaration of a function that does not return. */
+#if PG_VERSION_NUM >= 180000
+#define COZE_NORETURN pg_noreturn
+#else
+#define COZE_NORETURN pg_attribute_noreturn()
+#endif
+
 /* Index of a process in ProcGlobal->allProcs. */
 static inline int
 coze_my_proc_number(void)

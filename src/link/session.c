@@ -29,6 +29,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "debug.h"
 #include "link/session.h"
 #include "log/log.h"
@@ -204,7 +205,7 @@ coze_check_peer(const CozeTopology *topology, CozeOrigin peer, const char *name)
 
 /* --- positions ---------------------------------------------------------------------- */
 
-static void pg_attribute_noreturn()
+COZE_NORETURN static void
 report_lost(const CozeHello *hello, CozeHlc hlc)
 {
 	char	   *reason = psprintf("node \"%s\" holds a transaction of this node (%s) that is not in its log",

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "base/wire.h"
+#include "compat.h"
 #include "link/link_state.h"
 #include "link/topology.h"
 #include "log/log.h"
@@ -150,7 +151,7 @@ coze_vector(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(result);
 }
 
-static void pg_attribute_noreturn()
+COZE_NORETURN static void
 invalid_vector(void)
 {
 	ereport(ERROR,

@@ -24,6 +24,7 @@
 
 #include "apply/queue.h"
 #include "base/codec.h"
+#include "compat.h"
 #include "debug.h"
 #include "link/target.h"
 #include "log/state.h"
@@ -65,7 +66,7 @@ typedef struct Batch
 	uint64		entries;
 } Batch;
 
-static void pg_attribute_noreturn()
+COZE_NORETURN static void
 violation(const char *error)
 {
 	ereport(ERROR,
