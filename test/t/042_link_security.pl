@@ -77,7 +77,7 @@ like(sql_error($a, q{SET ROLE nobody; CALL cozesync.send('', NULL)}), qr/42501/,
 
 # Who was granted set_dsn still may not make the server connect with what it can do.
 $a->safe_psql('postgres', q{GRANT USAGE ON SCHEMA cozesync TO nobody; GRANT EXECUTE ON FUNCTION cozesync.set_dsn(text, text),
-    cozesync.member_origin(text), cozesync.check_dsn(text), cozesync.hide_statement() TO nobody; GRANT ALL ON cozesync.member TO nobody});
+    cozesync.member_origin(text), cozesync.check_dsn(text), cozesync.hide_statement(text) TO nobody; GRANT ALL ON cozesync.member TO nobody});
 like(sql_error($a, q{SET ROLE nobody; SELECT cozesync.set_dsn('b', 'host=/tmp user=postgres')}), qr/42501: permission denied to name a DSN/,
     'only superusers name DSNs');
 
