@@ -446,6 +446,20 @@ coze_queue_begin(CozeOrigin peer, CozeVector *queued)
 	return stream;
 }
 
+bool
+coze_queue_goes_on(CozeOrigin peer, uint64 stream)
+{
+	CozeQueueDb *db = my_queue();
+	CozeQueuePeer *q;
+	bool		goes_on;
+
+	LWLockAcquire(&db->lock, LW_SHARED);
+	q = find_peer(db, peer, false);
+	goes_on = q != NULL && stream != 0 && q->stream == stream;
+	LWLockRelease(&db->lock);
+	return goes_on;
+}
+
 /* Whose entry, or whose chunks, are these? */
 static CozeOrigin
 origin_of(const Item *item, const CozeQueuePeer *peer)

@@ -37,6 +37,12 @@ extern void coze_queue_forget_database(Oid dboid);	/* it was dropped */
  */
 extern uint64 coze_queue_begin(CozeOrigin peer, CozeVector *queued);
 
+/*
+ * Does the stream go on?  False when another has begun or the queue was dropped:
+ * nobody else tells a receiver to whom nothing is sent any more.
+ */
+extern bool coze_queue_goes_on(CozeOrigin peer, uint64 stream);
+
 typedef enum CozeQueuePut
 {
 	COZE_QUEUE_TAKEN,			/* queued, the applier is woken */

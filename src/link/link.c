@@ -13,6 +13,9 @@
  * the stream begins anew where the peer says.  NULL instead of a batch only asks
  * for an acknowledgement, an empty batch begins the stream anew.
  *
+ * What a peer has queued it may still lose, be it from us or from another: then its
+ * stream has ended, and it refuses even a question.  So we ask until all is applied.
+ *
  * Pulling: cozesync.send() over there gets our acknowledgement and answers with a
  * batch, if need be after a while; one request at a time.
  *
@@ -412,11 +415,11 @@ rewind_stream(CozeLink *link)
 	link->rewind_after = Min(link->rewind_after * 2, REWIND_LONGEST);
 }
 
-/* Has the peer applied all that it was sent?  If not, ask again before long. */
+/* Has the peer applied all that it has?  If not, ask again before long. */
 static void
 plan_question(CozeLink *link, const CozeAck *ack, bool progress)
 {
-	if (coze_vector_covers(&ack->applied, coze_source_sent(link->source)) &&
+	if (coze_source_all_is_applied(link->source, ack) &&
 		ack->window > COZE_SOURCE_SLACK)
 	{
 		link->ask_after = ASK_FIRST;
@@ -441,16 +444,8 @@ take_acknowledgement(CozeLink *link, const InFlight *flight, const CozeAck *ack)
 	}
 	else
 		coze_source_acknowledge(link->source, ack);
-	if (link->nflight == 0 && !coze_source_in_entry(link->source) && !link->must_begin)
-	{
-		if (coze_vector_covers(&ack->queued, coze_source_sent(link->source)))
-		{
-			if (coze_source_sent(link->source)->n > 0)
-				link->rewind_after = REWIND_FIRST;
-		}
-		else
-			rewind_stream(link);
-	}
+	if (link->nflight == 0 && coze_source_sent_is_queued(link->source, ack))
+		link->rewind_after = REWIND_FIRST;
 	plan_question(link, ack, progress);
 	if (progress)
 		coze_waiters_wake();
@@ -580,10 +575,8 @@ take_pull_answer(CozeLink *link, const CozeAnswer *answer)
 	taken = coze_target_take(link->target, answer->data, answer->size);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(link->session);
-	if (taken)
+	if (taken && !coze_target_must_begin(link->target))
 		link->rewind_after = REWIND_FIRST;
-	else
-		rewind_stream(link);
 	return true;
 }
 
@@ -593,8 +586,12 @@ pull_more(CozeLink *link)
 	static const CozeBuf empty = {0};
 	CozeBuf		request = {0};
 	CozeAck		ack;
-	bool		begins = link->must_begin;
+	bool		begins;
 
+	/* The peer, who sent it, cannot know what became of it here. */
+	if (link->nflight == 0 && !link->must_begin && coze_target_must_begin(link->target))
+		rewind_stream(link);
+	begins = link->must_begin;
 	if (link->nflight > 0 || (begins && link->now < link->begin_at))
 		return;
 	if (begins)

@@ -243,7 +243,7 @@ receive_batch(const char *data, Size size)
 	ensure_target();
 	coze_link_set_state(session.slot, COZE_LINK_IN, COZE_LINK_STREAMING, false);
 	if (data == NULL)
-		return true;
+		return !coze_target_must_begin(session.target);
 	if (size > 0)
 		return coze_target_take(session.target, data, size);
 	coze_target_begin(session.target);
@@ -252,8 +252,8 @@ receive_batch(const char *data, Size size)
 
 /*
  * A batch from the peer; empty: its stream begins anew; NULL: it only asks.
- * Returns an acknowledgement, or NULL if the batch is refused and the stream must
- * begin anew.
+ * Returns an acknowledgement, or NULL if the batch is refused, or something that was
+ * queued is lost, and the stream must begin anew.
  */
 Datum
 coze_receive(PG_FUNCTION_ARGS)
@@ -312,7 +312,7 @@ take_request(const char *data, Size size, bool begins)
 		coze_source_begin(session.source, &ack);
 	else
 		coze_source_acknowledge(session.source, &ack);
-	if (coze_vector_covers(&ack.applied, coze_source_sent(session.source)))
+	if (coze_source_all_is_applied(session.source, &ack))
 		session.wait = LONGEST_WAIT;
 	else
 		session.wait = session.wait >= LONGEST_WAIT ? FIRST_WAIT :

@@ -173,10 +173,17 @@ coze_source_acknowledge(CozeSource *source, const CozeAck *ack)
 	MemoryContextSwitchTo(old);
 }
 
-const CozeVector *
-coze_source_sent(const CozeSource *source)
+bool
+coze_source_sent_is_queued(const CozeSource *source, const CozeAck *ack)
 {
-	return &source->sent;
+	return source->sent.n > 0 && !coze_source_in_entry(source) &&
+		coze_vector_covers(&ack->queued, &source->sent);
+}
+
+bool
+coze_source_all_is_applied(const CozeSource *source, const CozeAck *ack)
+{
+	return coze_vector_covers(&ack->applied, &source->after);
 }
 
 bool

@@ -55,8 +55,14 @@ extern int64 coze_source_wait(CozeSource *source);
  */
 extern bool coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit);
 
-/* Entries whose last frame was in a batch; not what the peer had from others. */
-extern const CozeVector *coze_source_sent(const CozeSource *source);
+/* Has the peer queued all entries that were sent in full, some at least? */
+extern bool coze_source_sent_is_queued(const CozeSource *source, const CozeAck *ack);
+
+/*
+ * Has the peer applied all that it has, as far as we know?  Until then it may lose
+ * some of it, and the stream must begin anew.
+ */
+extern bool coze_source_all_is_applied(const CozeSource *source, const CozeAck *ack);
 
 /* Is an entry sent in part? */
 extern bool coze_source_in_entry(const CozeSource *source);

@@ -121,6 +121,13 @@ coze_target_begin(CozeTarget *target)
 	target->refusing = false;
 }
 
+bool
+coze_target_must_begin(const CozeTarget *target)
+{
+	return target->refusing || target->skipped.n > 0 ||
+		!coze_queue_goes_on(target->peer, target->stream);
+}
+
 uint64
 coze_target_window(const CozeTarget *target)
 {

@@ -30,6 +30,12 @@ extern void coze_target_begin(CozeTarget *target);
  */
 extern bool coze_target_take(CozeTarget *target, const char *data, Size size);
 
+/*
+ * Is something of what came since the begin lost (the queue was dropped), or was it
+ * left out?  Then it comes again only if the stream begins anew.
+ */
+extern bool coze_target_must_begin(const CozeTarget *target);
+
 /* How many bytes the peer may send now. */
 extern uint64 coze_target_window(const CozeTarget *target);
 

@@ -78,6 +78,27 @@ is($b->safe_psql('postgres', q{SELECT string_agg(got, ' ' ORDER BY n) FROM resul
 $a->safe_psql('postgres', q{SELECT cozesync.resume('b')});
 ok(wait_quiet($a, $b), 'and the link begins anew');
 
+# --- what was queued is lost, and only the session before had sent it ---------------------
+
+for my $mode (qw(push pull))
+{
+    exec_all("SELECT cozesync.set_link('a', 'b', '$mode')", $a);
+    ok(wait_quiet($a, $b), "the link is $mode");
+    debug_stop($b, 'apply-before-commit');
+    $a->safe_psql('postgres', "INSERT INTO t VALUES (-10, '$mode') ON CONFLICT (id) DO UPDATE SET t = excluded.t");
+    wait_stopped($b, 'apply-before-commit');
+    my $worker = $mode eq 'push' ? $a : $b;
+    my $pid = worker($worker, 'linker');
+    $worker->safe_psql('postgres', "SELECT pg_terminate_backend($pid)") if $mode eq 'push';
+    poll_until($a, qq{SELECT state = 'streaming' AND pid IS DISTINCT FROM $pid FROM cozesync.links
+        WHERE source = 'a' AND target = 'b'});
+    $b->safe_psql('postgres', 'SELECT pg_terminate_backend(' . worker($b, 'applier') . ')');
+    debug_go($b, 'apply-before-commit');
+    ok(wait_quiet($a, $b), "what is queued and lost comes again ($mode)");
+}
+exec_all(q{SELECT cozesync.set_link('a', 'b', 'push')}, $a);
+ok(wait_quiet($a, $b), 'the link is push again');
+
 # --- workers die ---------------------------------------------------------------------------
 
 for my $kind (qw(applier linker launcher))
