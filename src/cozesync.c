@@ -24,6 +24,7 @@
 #include "group/group.h"
 #include "link/launcher.h"
 #include "link/link_state.h"
+#include "link/roads.h"
 #include "link/utility.h"
 #include "log/state.h"
 #include "settings.h"
@@ -44,6 +45,7 @@ request_shared_memory(void)
 	RequestAddinShmemSpace(coze_queue_shmem_size());
 	RequestAddinShmemSpace(coze_apply_shmem_size());
 	RequestAddinShmemSpace(coze_link_state_shmem_size());
+	RequestAddinShmemSpace(coze_roads_shmem_size());
 	RequestAddinShmemSpace(coze_launcher_shmem_size());
 #ifdef COZE_TESTING
 	RequestAddinShmemSpace(coze_debug_shmem_size());
@@ -60,6 +62,7 @@ start_shared_memory(void)
 	coze_queue_shmem_init();
 	coze_apply_shmem_init();
 	coze_link_state_shmem_init();
+	coze_roads_shmem_init();
 	coze_launcher_shmem_init();
 #ifdef COZE_TESTING
 	coze_debug_shmem_init();

@@ -19,6 +19,7 @@ int			cozesync_batch_size;
 int			cozesync_capture_buffer;
 int			cozesync_retry_min;
 int			cozesync_retry_max;
+int			cozesync_link_timeout;
 int			cozesync_index_memory;
 int			cozesync_beat_interval;
 int			cozesync_conflict_retention;
@@ -64,6 +65,11 @@ coze_settings_define(void)
 							"Longest wait before an error on a link is tried again.",
 							NULL, &cozesync_retry_max,
 							30000, 10, 24 * 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("cozesync.link_timeout",
+							"A peer that does not answer for so long is taken for gone.",
+							NULL, &cozesync_link_timeout,
+							30000, 4000, 3600 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("cozesync.index_memory",
 							"Memory of the suffix index before it spills.",

@@ -14,6 +14,7 @@ extern int	cozesync_batch_size;	/* kB */
 extern int	cozesync_capture_buffer;	/* kB */
 extern int	cozesync_retry_min;		/* ms */
 extern int	cozesync_retry_max;		/* ms */
+extern int	cozesync_link_timeout;	/* ms */
 extern int	cozesync_index_memory;	/* kB */
 extern int	cozesync_beat_interval; /* ms */
 extern int	cozesync_conflict_retention;	/* minutes */

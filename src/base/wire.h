@@ -330,6 +330,7 @@ typedef struct CozeAck
 	uint64		window;			/* bytes that may be sent now */
 	CozeVector	applied;		/* applied and flushed there */
 	CozeVector	queued;			/* received there in full */
+	CozeVector	leave;			/* origins that come by another road; hlc 1 */
 } CozeAck;
 
 /*
@@ -341,5 +342,6 @@ extern const char *coze_wire_get_hello(const char *data, Size size, CozeHello *h
 extern void coze_wire_free_hello(CozeHello *hello); /* a decoded one */
 extern void coze_wire_put_ack(CozeBuf *buf, const CozeAck *ack);
 extern const char *coze_wire_get_ack(const char *data, Size size, CozeAck *ack);
+extern void coze_wire_free_ack(CozeAck *ack);
 
 #endif							/* COZE_WIRE_H */

@@ -196,6 +196,36 @@ coze_wire_get_hello(const char *data, Size size, CozeHello *hello)
 
 /* --- acknowledgements -------------------------------------------------------- */
 
+static void
+put_origins(CozeBuf *buf, const CozeVector *origins)
+{
+	if (origins->n > UINT16_MAX)
+		coze_buf_too_large();
+	coze_buf_put_u16(buf, (uint16) origins->n);
+	for (int i = 0; i < origins->n; i++)
+		coze_buf_put_u64(buf, origins->e[i].origin);
+}
+
+static const char *
+read_origins(CozeCursor *c, CozeVector *origins)
+{
+	int			n = coze_read_u16(c);
+
+	if (c->failed || coze_cursor_left(c) / sizeof(CozeOrigin) < (Size) n)
+		return "the acknowledgement is cut off";
+	coze_vector_reserve(origins, n);
+	for (int i = 0; i < n; i++)
+	{
+		CozeVectorEntry entry = {.origin = coze_read_u64(c), .hlc = 1};
+
+		if (!coze_origin_is_valid(entry.origin) ||
+			(i > 0 && origins->e[i - 1].origin >= entry.origin))
+			return "the acknowledgement names an invalid origin";
+		origins->e[origins->n++] = entry;
+	}
+	return NULL;
+}
+
 void
 coze_wire_put_ack(CozeBuf *buf, const CozeAck *ack)
 {
@@ -203,6 +233,15 @@ coze_wire_put_ack(CozeBuf *buf, const CozeAck *ack)
 	coze_buf_put_u64(buf, ack->window);
 	coze_wire_put_vector(buf, &ack->applied, 0);
 	coze_wire_put_vector(buf, &ack->queued, 0);
+	put_origins(buf, &ack->leave);
+}
+
+void
+coze_wire_free_ack(CozeAck *ack)
+{
+	coze_vector_free(&ack->applied);
+	coze_vector_free(&ack->queued);
+	coze_vector_free(&ack->leave);
 }
 
 /* On error the vectors own nothing; else the caller frees them. */
@@ -220,12 +259,11 @@ coze_wire_get_ack(const char *data, Size size, CozeAck *ack)
 	error = coze_wire_read_vector(&c, &ack->applied);
 	if (error == NULL)
 		error = coze_wire_read_vector(&c, &ack->queued);
+	if (error == NULL)
+		error = read_origins(&c, &ack->leave);
 	if (error == NULL && coze_cursor_left(&c) != 0)
 		error = "the acknowledgement is longer than it should be";
 	if (error != NULL)
-	{
-		coze_vector_free(&ack->applied);
-		coze_vector_free(&ack->queued);
-	}
+		coze_wire_free_ack(ack);
 	return error;
 }

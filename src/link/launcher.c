@@ -60,6 +60,7 @@
 #include "compat.h"
 #include "link/launcher.h"
 #include "link/link_state.h"
+#include "link/roads.h"
 #include "log/state.h"
 #include "settings.h"
 
@@ -546,6 +547,7 @@ forget_dropped(const List *known, const List *all)
 		coze_queue_forget_database(database);
 		coze_stop_forget_database(database);
 		coze_link_forget_database(database);
+		coze_roads_forget_database(database);
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 		entry = find_entry(database);
 		if (entry != NULL)

@@ -48,9 +48,9 @@
 
 /* All in us. */
 #define CONNECT_TIMEOUT INT64CONST(10000000)
-#define SILENCE_TIMEOUT INT64CONST(60000000)
 #define SLOWEST 50000			/* bytes a second that a working link carries at least */
-#define ASK_IDLE INT64CONST(10000000)	/* everything is applied there */
+#define ASK_IDLE INT64CONST(2000000)	/* everything is applied there */
+#define CLOCK_INTERVAL INT64CONST(2000000)	/* what the peer's clock says, when pulling */
 #define ASK_FIRST INT64CONST(5000)	/* something is not; doubled from here */
 #define ASK_LONGEST INT64CONST(250000)
 #define REWIND_FIRST INT64CONST(20000)	/* the stream must begin anew; doubled */
@@ -60,11 +60,18 @@
 /* What is larger is no greeting or question, but a batch. */
 #define MAX_QUESTION_SIZE 4096
 
-/* A batch, or a question, that was not answered yet. */
+typedef enum FlightKind
+{
+	FLIGHT_ORDINARY,			/* a greeting, a batch, a request, a question */
+	FLIGHT_BEGIN,				/* has the stream begin anew */
+	FLIGHT_CLOCK,				/* asks for the time there */
+} FlightKind;
+
+/* What was not answered yet. */
 typedef struct InFlight
 {
+	FlightKind	kind;
 	Size		size;
-	bool		begins;
 	TimestampTz sent_at;
 } InFlight;
 
@@ -86,7 +93,6 @@ struct CozeLink
 	/* of the session */
 	MemoryContext session;
 	CozeRemote *remote;
-	CozeTopology *topology;		/* belongs to the linker */
 	CozeSource *source;
 	CozeTarget *target;
 	bool		proven;			/* an answer has come while streaming */
@@ -100,6 +106,7 @@ struct CozeLink
 	bool		must_begin;
 	TimestampTz begin_at;
 	int64		rewind_after;
+	TimestampTz clock_at;		/* when to ask for the time there */
 };
 
 /* --- making ---------------------------------------------------------------------------- */
@@ -170,15 +177,6 @@ bool
 coze_link_is_open(const CozeLink *link)
 {
 	return link->state == COZE_LINK_STREAMING;
-}
-
-/* The linker keeps the topology for as long as it is the current one. */
-void
-coze_link_set_topology(CozeLink *link, const CozeTopology *topology)
-{
-	link->topology = unconstify(CozeTopology *, topology);
-	if (link->source != NULL)
-		coze_source_set_topology(link->source, topology);
 }
 
 /* --- states -------------------------------------------------------------------------------- */
@@ -265,7 +263,7 @@ coze_link_events(const CozeLink *link)
  */
 static bool
 send_statement(CozeLink *link, const char *sql, int n, CozeBuf *first,
-			   const CozeBuf *second, bool begins)
+			   const CozeBuf *second, FlightKind kind)
 {
 	const CozeBuf *params[2] = {first, second};
 	Size		size = first != NULL ? first->size : 0;
@@ -282,7 +280,7 @@ send_statement(CozeLink *link, const char *sql, int n, CozeBuf *first,
 	if (link->nflight == 0)
 		link->heard_at = link->now;
 	link->flight[link->nflight].size = size;
-	link->flight[link->nflight].begins = begins;
+	link->flight[link->nflight].kind = kind;
 	link->flight[link->nflight++].sent_at = link->now;
 	return true;
 }
@@ -294,6 +292,7 @@ take_flight(CozeLink *link)
 
 	memmove(&link->flight[0], &link->flight[1], --link->nflight * sizeof(InFlight));
 	link->heard_at = link->now;
+	coze_link_heard(link->slot, link->direction);
 	return first;
 }
 
@@ -324,6 +323,7 @@ start_connecting(CozeLink *link)
 	link->must_begin = true;
 	link->begin_at = 0;
 	link->rewind_after = REWIND_FIRST;
+	link->clock_at = 0;
 	enter(link, COZE_LINK_CONNECTING, CONNECT_TIMEOUT);
 }
 
@@ -350,7 +350,7 @@ run_connecting(CozeLink *link)
 	coze_hello_make(&hello);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(link->session);
-	if (send_statement(link, "SELECT cozesync.hello($1)", 1, &hello, NULL, false))
+	if (send_statement(link, "SELECT cozesync.hello($1)", 1, &hello, NULL, FLIGHT_ORDINARY))
 		enter(link, COZE_LINK_GREETING, CONNECT_TIMEOUT);
 }
 
@@ -391,11 +391,7 @@ run_greeting(CozeLink *link)
 	coze_link_set_applied(link->slot, &held);
 	coze_vector_free(&held);
 	if (link->direction == COZE_LINK_OUT)
-	{
 		link->source = coze_source_make(&hello, link->session);
-		if (link->topology != NULL)
-			coze_source_set_topology(link->source, link->topology);
-	}
 	else
 		link->target = coze_target_make(link->peer, link->peer_name, link->slot, link->session);
 	link->was_tried = true;
@@ -437,7 +433,7 @@ take_acknowledgement(CozeLink *link, const InFlight *flight, const CozeAck *ack)
 
 	measure_skew(link, flight, ack->clock);
 	link->window = ack->window;
-	if (flight->begins)
+	if (flight->kind == FLIGHT_BEGIN)
 	{
 		coze_source_begin(link->source, ack);
 		link->must_begin = false;
@@ -476,8 +472,7 @@ take_push_answer(CozeLink *link, const CozeAnswer *answer)
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("received an acknowledgement that is not valid: %s", error)));
 	take_acknowledgement(link, &flight, &ack);
-	coze_vector_free(&ack.applied);
-	coze_vector_free(&ack.queued);
+	coze_wire_free_ack(&ack);
 	return true;
 }
 
@@ -524,7 +519,8 @@ push_batches(CozeLink *link)
 		}
 		COZE_DEBUG_POINT("link-before-send");
 		size = batch.size;
-		if (!send_statement(link, "SELECT cozesync.receive($1)", 1, &batch, NULL, false))
+		if (!send_statement(link, "SELECT cozesync.receive($1)", 1, &batch, NULL,
+							FLIGHT_ORDINARY))
 			return false;
 		coze_link_count(link->slot, COZE_LINK_OUT, coze_source_batch_hlc(link->source),
 						coze_source_batch_entries(link->source), size);
@@ -546,13 +542,15 @@ push_more(CozeLink *link, bool may_send)
 	if (link->must_begin)
 	{
 		if (link->nflight == 0 && link->now >= link->begin_at)
-			(void) send_statement(link, "SELECT cozesync.receive($1)", 1, &empty, NULL, true);
+			(void) send_statement(link, "SELECT cozesync.receive($1)", 1, &empty, NULL,
+								  FLIGHT_BEGIN);
 		return;
 	}
 	if (may_send && !push_batches(link))
 		return;
 	if (link->nflight == 0 && link->now >= link->ask_at)
-		(void) send_statement(link, "SELECT cozesync.receive($1)", 1, NULL, NULL, false);
+		(void) send_statement(link, "SELECT cozesync.receive($1)", 1, NULL, NULL,
+							  FLIGHT_ORDINARY);
 }
 
 /* --- pulling ---------------------------------------------------------------------------------------- */
@@ -561,13 +559,19 @@ push_more(CozeLink *link, bool may_send)
 static bool
 take_pull_answer(CozeLink *link, const CozeAnswer *answer)
 {
+	InFlight	flight = take_flight(link);
 	bool		taken;
 
-	take_flight(link);
 	if (answer->is_error)
 	{
 		fail_remote(link);
 		return false;
+	}
+	if (flight.kind == FLIGHT_CLOCK)
+	{
+		if (!answer->is_null && answer->size == sizeof(uint64))
+			measure_skew(link, &flight, (CozeHlc) coze_load_u64(answer->data));
+		return true;
 	}
 	if (answer->is_null || answer->size == 0)
 		return true;
@@ -578,6 +582,18 @@ take_pull_answer(CozeLink *link, const CozeAnswer *answer)
 	if (taken && !coze_target_must_begin(link->target))
 		link->rewind_after = REWIND_FIRST;
 	return true;
+}
+
+/*
+ * The peer's clock as it goes now, which a batch does not tell; and a sign of life of
+ * ours while we have no room for a batch.
+ */
+static void
+ask_clock(CozeLink *link)
+{
+	link->clock_at = link->now + CLOCK_INTERVAL;
+	(void) send_statement(link, "SELECT pg_catalog.clock_timestamp()", 0, NULL, NULL,
+						  FLIGHT_CLOCK);
 }
 
 static void
@@ -591,6 +607,11 @@ pull_more(CozeLink *link)
 	/* The peer, who sent it, cannot know what became of it here. */
 	if (link->nflight == 0 && !link->must_begin && coze_target_must_begin(link->target))
 		rewind_stream(link);
+	if (link->nflight == 0 && link->now >= link->clock_at)
+	{
+		ask_clock(link);
+		return;
+	}
 	begins = link->must_begin;
 	if (link->nflight > 0 || (begins && link->now < link->begin_at))
 		return;
@@ -608,11 +629,10 @@ pull_more(CozeLink *link)
 	link->window = ack.window;
 	if (ack.window > COZE_SOURCE_SLACK)
 		coze_wire_put_ack(&request, &ack);
-	coze_vector_free(&ack.applied);
-	coze_vector_free(&ack.queued);
+	coze_wire_free_ack(&ack);
 	if (request.size > 0 &&
 		send_statement(link, "CALL cozesync.send($1, $2)", 2, &request,
-					   begins ? &empty : NULL, begins))
+					   begins ? &empty : NULL, begins ? FLIGHT_BEGIN : FLIGHT_ORDINARY))
 		link->must_begin = false;
 }
 
@@ -652,7 +672,7 @@ silent_until(const CozeLink *link)
 
 	for (int i = 0; i < link->nflight; i++)
 		bytes += link->flight[i].size;
-	return link->heard_at + SILENCE_TIMEOUT + bytes * INT64CONST(1000000) / SLOWEST;
+	return link->heard_at + cozesync_link_timeout * INT64CONST(1000) + bytes * INT64CONST(1000000) / SLOWEST;
 }
 
 /* When to look again though nothing has happened. */

@@ -29,9 +29,6 @@ extern CozeOrigin coze_link_peer(const CozeLink *link);
 extern CozeLinkDirection coze_link_direction(const CozeLink *link);
 extern bool coze_link_is_open(const CozeLink *link);	/* is it streaming? */
 
-/* Members or links have changed. */
-extern void coze_link_set_topology(CozeLink *link, const CozeTopology *topology);
-
 /*
  * Do whatever can be done without waiting.  Errors of the link are recorded and
  * waited out, never thrown.  may_send: entries may leave this node.

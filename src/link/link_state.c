@@ -329,6 +329,7 @@ release(CozeLinkStatus *link)
 	link->pid = 0;
 	link->state = COZE_LINK_IDLE;
 	link->behind = false;
+	link->heard_at = 0;
 }
 
 void
@@ -352,6 +353,25 @@ coze_link_count(CozeLinkSlot *slot, CozeLinkDirection direction,
 		link->sent_hlc = sent_hlc;
 	link->transactions += transactions;
 	link->bytes += bytes;
+	LWLockRelease(&slot->lock);
+}
+
+void
+coze_link_count_duplicates(CozeLinkSlot *slot, uint64 transactions, uint64 bytes)
+{
+	if (!lock_slot(slot))
+		return;
+	slot->link[COZE_LINK_IN].duplicates += transactions;
+	slot->link[COZE_LINK_IN].duplicate_bytes += bytes;
+	LWLockRelease(&slot->lock);
+}
+
+void
+coze_link_heard(CozeLinkSlot *slot, CozeLinkDirection direction)
+{
+	if (!lock_slot(slot))
+		return;
+	slot->link[direction].heard_at = GetCurrentTimestamp();
 	LWLockRelease(&slot->lock);
 }
 
@@ -535,6 +555,39 @@ coze_link_get_applied(CozeOrigin peer, CozeVector *applied)
 	return has;
 }
 
+/* The slot's lock is held. */
+static void
+copy_status(CozeLinkSlot *slot, CozePeerStatus *status)
+{
+	status->peer = slot->peer;
+	memcpy(status->link, slot->link, sizeof(status->link));
+	status->has_skew = slot->has_skew;
+	status->clock_skew = slot->clock_skew;
+	status->told_at = slot->has_applied ? slot->heard_at : 0;
+	copy_applied(slot, &status->applied);
+}
+
+void
+coze_link_for_each_peer(CozePeerCallback callback, void *arg)
+{
+	vector_area();
+	LWLockAcquire(&directory->lock, LW_SHARED);
+	for (int i = 0; i < directory->nslots; i++)
+	{
+		CozeLinkSlot *slot = &directory->slots[i];
+		CozePeerStatus status;
+
+		if (slot->database != MyDatabaseId)
+			continue;
+		LWLockAcquire(&slot->lock, LW_SHARED);
+		copy_status(slot, &status);
+		LWLockRelease(&slot->lock);
+		callback(arg, &status);
+		coze_vector_free(&status.applied);
+	}
+	LWLockRelease(&directory->lock);
+}
+
 bool
 coze_link_get_status(CozeOrigin peer, CozePeerStatus *status)
 {
@@ -547,11 +600,7 @@ coze_link_get_status(CozeOrigin peer, CozePeerStatus *status)
 	if (slot != NULL)
 	{
 		LWLockAcquire(&slot->lock, LW_SHARED);
-		status->peer = peer;
-		memcpy(status->link, slot->link, sizeof(status->link));
-		status->has_skew = slot->has_skew;
-		status->clock_skew = slot->clock_skew;
-		copy_applied(slot, &status->applied);
+		copy_status(slot, status);
 		LWLockRelease(&slot->lock);
 	}
 	LWLockRelease(&directory->lock);

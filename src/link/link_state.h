@@ -46,8 +46,11 @@ typedef struct CozeLinkStatus
 	bool		behind;			/* streaming, with more to come than one batch */
 	int			pid;			/* linker here, or the backend that the peer's uses; 0: none */
 	CozeHlc		sent_hlc;		/* of the last entry that went over it */
+	TimestampTz heard_at;		/* when the other end last said anything over it; 0: not yet */
 	uint64		transactions;	/* that went over it since the server started */
 	uint64		bytes;
+	uint64		duplicates;		/* of these, what another road had brought already */
+	uint64		duplicate_bytes;
 	TimestampTz last_error_at;	/* 0: none yet */
 	char		last_error_code[6]; /* SQLSTATE */
 	char		last_error[COZE_LINK_ERROR_MAX];
@@ -60,6 +63,7 @@ typedef struct CozePeerStatus
 	bool		has_skew;
 	int64		clock_skew;		/* us that its clock is ahead of ours */
 	CozeVector	applied;		/* there, flushed, as it said itself */
+	TimestampTz told_at;		/* when it said so; 0: not since the server started */
 } CozePeerStatus;
 
 typedef struct CozeLinkSlot CozeLinkSlot;
@@ -87,6 +91,10 @@ extern void coze_link_release(CozeLinkSlot *slot, CozeLinkDirection direction);
 extern void coze_link_release_all(void);
 extern void coze_link_count(CozeLinkSlot *slot, CozeLinkDirection direction,
 							CozeHlc sent_hlc, uint64 transactions, uint64 bytes);
+extern void coze_link_count_duplicates(CozeLinkSlot *slot, uint64 transactions, uint64 bytes);
+
+/* The other end has said something. */
+extern void coze_link_heard(CozeLinkSlot *slot, CozeLinkDirection direction);
 
 /* Returns true if it is not the error that the link had last, so that it is worth logging. */
 extern bool coze_link_set_error(CozeLinkSlot *slot, CozeLinkDirection direction,
@@ -104,6 +112,10 @@ extern bool coze_link_get_applied(CozeOrigin peer, CozeVector *applied);
 
 /* All of a peer; false if there is nothing.  applied is palloc'd. */
 extern bool coze_link_get_status(CozeOrigin peer, CozePeerStatus *status);
+
+/* Call for each peer of this database; must take no lock. */
+typedef void (*CozePeerCallback) (void *arg, const CozePeerStatus *status);
+extern void coze_link_for_each_peer(CozePeerCallback callback, void *arg);
 
 /* The peer has been heard of: whoever waits to connect to it tries at once. */
 extern void coze_link_ask_retry(CozeLinkSlot *slot);

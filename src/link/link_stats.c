@@ -29,7 +29,7 @@
 
 PG_FUNCTION_INFO_V1(coze_link_stats);
 
-#define COLUMNS 21
+#define COLUMNS 24
 
 /* What the target of a link lacks of what the source holds. */
 typedef struct Lag
@@ -214,6 +214,9 @@ put_link(Row *row, const CozeTopology *topology, const CozeMember *peer,
 	put_lag(row, &lag, now);
 	put(row, Int64GetDatum((int64) link->transactions), false);
 	put(row, Int64GetDatum((int64) link->bytes), false);
+	put(row, Int64GetDatum((int64) link->duplicates), false);
+	put(row, Int64GetDatum((int64) link->duplicate_bytes), false);
+	put_time(row, link->heard_at);
 	put_interval(row, status->clock_skew, !status->has_skew);
 	put_text(row, closed != NULL ? closed : is_stopped ? stop.error :
 			 link->last_error_at != 0 ? link->last_error : NULL);

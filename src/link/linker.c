@@ -41,6 +41,7 @@
 #include "link/link.h"
 #include "link/linker.h"
 #include "link/remote.h"
+#include "link/roads.h"
 #include "link/session.h"
 #include "log/state.h"
 
@@ -281,7 +282,6 @@ match_links(void)
 
 			if (link == NULL)
 				continue;
-			coze_link_set_topology(link, topology);
 			right = lappend(right, link);
 		}
 	}
@@ -364,6 +364,7 @@ read_topology(void)
 	MemoryContextSwitchTo(linker_context);
 	match_links();
 	forget_former_peers();
+	coze_roads_set_topology(topology);
 	if (former != NULL)
 		MemoryContextDelete(former);
 }

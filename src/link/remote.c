@@ -26,6 +26,7 @@
 
 #include "catalog/pg_type.h"
 #include "link/remote.h"
+#include "settings.h"
 
 struct CozeRemote
 {
@@ -76,13 +77,15 @@ coze_remote_open(const char *dsn, const char *application_name)
 {
 	CozeRemote *remote = MemoryContextAllocZero(TopMemoryContext, sizeof(CozeRemote));
 
+	char	   *timeout = psprintf("%d", cozesync_link_timeout);
+
 	/* What comes before dbname is a default, what comes after it overrides. */
 	const char *const keywords[] = {
 		"keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
 		"dbname", "application_name", "client_encoding", NULL
 	};
 	const char *const values[] = {
-		"20", "10", "3", "60000",
+		"10", "5", "3", timeout,
 		dsn, application_name, GetDatabaseEncodingName(), NULL
 	};
 

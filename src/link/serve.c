@@ -35,6 +35,7 @@
 
 #include "debug.h"
 #include "link/launcher.h"
+#include "link/roads.h"
 #include "link/session.h"
 #include "link/source.h"
 #include "link/target.h"
@@ -111,9 +112,10 @@ check_not_held(void)
 static void
 set_up_session(void)
 {
+	char		timeout[16];
+
 	static const char *const no_limit[] = {
 		"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
-		"idle_session_timeout",
 	};
 	static const char *const no_parameters[] = {
 		"log_parameter_max_length", "log_parameter_max_length_on_error",
@@ -123,6 +125,11 @@ set_up_session(void)
 		SetConfigOption(no_limit[i], "0", PGC_USERSET, PGC_S_SESSION);
 	for (int i = 0; i < lengthof(no_parameters); i++)
 		SetConfigOption(no_parameters[i], "0", PGC_SUSET, PGC_S_SESSION);
+
+	/* A peer says something every few seconds, so one that is silent is gone, or frozen. */
+	snprintf(timeout, sizeof(timeout), "%dms", Min(cozesync_link_timeout, INT_MAX / 2) * 2);
+	SetConfigOption("idle_session_timeout", timeout, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("tcp_user_timeout", timeout, PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
 }
@@ -181,8 +188,6 @@ check_session(void)
 	coze_check_identity();
 	topology = coze_topology_read();
 	coze_check_peer(topology, session.hello.origin, session.hello.node_name);
-	if (session.source != NULL)
-		coze_source_set_topology(session.source, topology);
 }
 
 static void
@@ -190,6 +195,7 @@ check_direction(CozeOrigin source, CozeOrigin target)
 {
 	CozeTopology *topology = coze_topology_read();
 
+	coze_roads_set_topology(topology);
 	if (coze_topology_mode(topology, source, target) == COZE_MODE_OFF)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -242,6 +248,7 @@ receive_batch(const char *data, Size size)
 {
 	ensure_target();
 	coze_link_set_state(session.slot, COZE_LINK_IN, COZE_LINK_STREAMING, false);
+	coze_link_heard(session.slot, COZE_LINK_IN);
 	if (data == NULL)
 		return !coze_target_must_begin(session.target);
 	if (size > 0)
@@ -301,12 +308,12 @@ take_request(const char *data, Size size, bool begins)
 	{
 		check_direction(coze_own_origin(), session.hello.origin);
 		session.source = coze_source_make(&session.hello, session.context);
-		coze_source_set_topology(session.source, coze_topology_read());
 		coze_link_error_over(session.slot, COZE_LINK_OUT);
 		coze_link_set_served(session.slot, COZE_LINK_OUT, true);
 	}
 	coze_link_set_state(session.slot, COZE_LINK_OUT, COZE_LINK_STREAMING,
 						coze_source_is_behind(session.source));
+	coze_link_heard(session.slot, COZE_LINK_OUT);
 	note_applied(&ack.applied);
 	if (begins || coze_source_must_begin(session.source))
 		coze_source_begin(session.source, &ack);
@@ -318,8 +325,7 @@ take_request(const char *data, Size size, bool begins)
 		session.wait = session.wait >= LONGEST_WAIT ? FIRST_WAIT :
 			Min(session.wait * 2, LONGEST_UNAPPLIED_WAIT);
 	window = ack.window;
-	coze_vector_free(&ack.applied);
-	coze_vector_free(&ack.queued);
+	coze_wire_free_ack(&ack);
 	return window;
 }
 

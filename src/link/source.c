@@ -4,7 +4,8 @@
  *		What is sent to one peer, over a link that either end works.
  *
  * Entries leave in version order over all origins that the peer lacks: our own
- * below the horizon, those of others as far as they are held here.  An entry
+ * below the horizon, those of others as far as they are held here, unless the peer
+ * has them come by another road (roads.c). An entry
  * too large for a batch goes on in the next.  Descriptors go before the first
  * bytes that name them, once a session.
  *
@@ -33,11 +34,10 @@
 #include "log/state.h"
 
 /*
- * How long an entry waits for its direct road (us), and how old the peer's word
- * on what it has may be when it goes by ours instead.
+ * How old (us) the peer's word on what it has, and on what it wants from us, may be while
+ * it lacks what is left to others.
  */
-#define FORWARD_DELAY INT64CONST(2000000)
-#define FORWARD_WORD INT64CONST(1000000)
+#define WORD_MAX_AGE INT64CONST(500000)
 
 /* Look again so soon (us) at what lay above the horizon. */
 #define HORIZON_DELAY INT64CONST(10000)
@@ -61,8 +61,7 @@ struct CozeSource
 	CozeVector	sent;			/* entries that were sent in full since the begin */
 	CozeVector	verified;		/* positions that this node is known to hold */
 	CozeVector	upto;			/* while filling */
-	int			ndirect;
-	CozeOrigin *direct;			/* origins with a link of their own to the peer */
+	CozeVector	leave;			/* origins whose entries come to the peer from others */
 	HTAB	   *described;		/* hashes of descriptors that were sent */
 	OpenEntry	open;
 	bool		fresh;			/* after is what the peer said, nothing was sent since */
@@ -100,26 +99,6 @@ coze_source_free(CozeSource *source)
 		MemoryContextDelete(source->context);
 }
 
-void
-coze_source_set_topology(CozeSource *source, const CozeTopology *topology)
-{
-	MemoryContext old = MemoryContextSwitchTo(source->context);
-
-	if (source->direct != NULL)
-		pfree(source->direct);
-	source->direct = palloc(topology->nmembers * sizeof(CozeOrigin) + 1);
-	source->ndirect = 0;
-	for (int i = 0; i < topology->nmembers; i++)
-	{
-		CozeOrigin	origin = topology->members[i].origin;
-
-		if (!topology->members[i].is_local &&
-			coze_topology_mode(topology, origin, source->peer) != COZE_MODE_OFF)
-			source->direct[source->ndirect++] = origin;
-	}
-	MemoryContextSwitchTo(old);
-}
-
 static void
 forget_descriptors(CozeSource *source)
 {
@@ -150,6 +129,7 @@ coze_source_begin(CozeSource *source, const CozeAck *ack)
 	close_entry(source);
 	forget_descriptors(source);
 	coze_vector_copy(&source->after, &ack->queued);
+	coze_vector_copy(&source->leave, &ack->leave);
 	source->sent.n = 0;
 	source->fresh = true;
 	source->ask = false;
@@ -167,6 +147,7 @@ coze_source_acknowledge(CozeSource *source, const CozeAck *ack)
 	CozeHlc		keep = coze_vector_get(&source->after, open);
 
 	coze_vector_merge(&source->after, &ack->queued);
+	coze_vector_copy(&source->leave, &ack->leave);
 	if (open != 0)
 		coze_vector_set(&source->after, open, keep);
 	source->word_at = GetCurrentTimestamp();
@@ -213,40 +194,30 @@ coze_source_is_behind(const CozeSource *source)
 /* --- what may be sent now ------------------------------------------------------------ */
 
 static bool
-has_direct_road(const CozeSource *source, CozeOrigin origin)
+is_left_to_others(const CozeSource *source, CozeOrigin origin)
 {
-	for (int i = 0; i < source->ndirect; i++)
-	{
-		if (source->direct[i] == origin)
-			return true;
-	}
-	return false;
+	return coze_vector_get(&source->leave, origin) != 0;
 }
 
-/*
- * What others wrote, as far as it is held here, but not yet what is so new that
- * its author's own link may still bring it.
- */
+/* What others wrote and is held here, but for what the peer gets from them. */
 static void
-limit_to_forward(CozeSource *source, CozeVector *upto, TimestampTz now)
+what_to_forward(CozeSource *source, CozeVector *upto)
 {
 	coze_held(upto);
 	coze_vector_remove(upto, source->peer);
-	for (int i = 0; i < upto->n; i++)
-	{
-		if (has_direct_road(source, upto->e[i].origin))
-			upto->e[i].hlc = Min(upto->e[i].hlc, now - FORWARD_DELAY);
-	}
+	for (int i = 0; i < source->leave.n; i++)
+		coze_vector_remove(upto, source->leave.e[i].origin);
 }
 
-/* Does upto name anything behind after, by an origin with a direct road or by another? */
+/* Does the peer lack anything that is held here: of what goes by us, or what does not? */
 static bool
-lacks(const CozeSource *source, const CozeVector *upto, bool direct)
+lacks(const CozeSource *source, const CozeVector *held, bool left_to_others)
 {
-	for (int i = 0; i < upto->n; i++)
+	for (int i = 0; i < held->n; i++)
 	{
-		if (upto->e[i].hlc > coze_vector_get(&source->after, upto->e[i].origin) &&
-			has_direct_road(source, upto->e[i].origin) == direct)
+		if (held->e[i].hlc > coze_vector_get(&source->after, held->e[i].origin) &&
+			held->e[i].origin != source->peer &&
+			is_left_to_others(source, held->e[i].origin) == left_to_others)
 			return true;
 	}
 	return false;
@@ -262,7 +233,7 @@ owes_own(const CozeSource *source)
 CozeSourceLook
 coze_source_look(CozeSource *source, TimestampTz now)
 {
-	CozeVector	upto = {0};
+	CozeVector	held = {0};
 	CozeSourceLook look = COZE_SOURCE_NOTHING;
 
 	if (source->ask)
@@ -272,12 +243,12 @@ coze_source_look(CozeSource *source, TimestampTz now)
 	if (owes_own(source) &&
 		(now >= source->look_again || coze_clock_horizon(NULL) != source->horizon))
 		return COZE_SOURCE_DATA;
-	limit_to_forward(source, &upto, now);
-	if (lacks(source, &upto, false))
+	coze_held(&held);
+	if (lacks(source, &held, false))
 		look = COZE_SOURCE_DATA;
-	else if (lacks(source, &upto, true))
-		look = now - source->word_at < FORWARD_WORD ? COZE_SOURCE_DATA : COZE_SOURCE_ASK;
-	coze_vector_free(&upto);
+	else if (now - source->word_at > WORD_MAX_AGE && lacks(source, &held, true))
+		look = COZE_SOURCE_ASK;
+	coze_vector_free(&held);
 	return look;
 }
 
@@ -298,7 +269,7 @@ coze_source_wait(CozeSource *source)
 	if (owes_own(source))
 		wait = HORIZON_DELAY;
 	else if (lacks(source, &held, true))
-		wait = FORWARD_WORD;
+		wait = WORD_MAX_AGE;
 	coze_vector_free(&held);
 	return wait;
 }
@@ -586,7 +557,7 @@ coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 	source->batch_entries = 0;
 	source->batch_hlc = 0;
 	old = MemoryContextSwitchTo(source->context);
-	limit_to_forward(source, &source->upto, now);
+	what_to_forward(source, &source->upto);
 	coze_vector_set(&source->upto, coze_own_origin(), horizon - 1);
 	MemoryContextSwitchTo(old);
 	coze_vector_copy(&began, &source->after);

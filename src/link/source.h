@@ -29,9 +29,6 @@ typedef enum CozeSourceLook
 extern CozeSource *coze_source_make(const CozeHello *hello, MemoryContext parent);
 extern void coze_source_free(CozeSource *source);
 
-/* Links of others to this peer: their entries come by a direct road first. */
-extern void coze_source_set_topology(CozeSource *source, const CozeTopology *topology);
-
 /* (Re)start behind what the peer says it has queued; nothing is on its way. */
 extern void coze_source_begin(CozeSource *source, const CozeAck *ack);
 

@@ -26,6 +26,7 @@
 #include "base/codec.h"
 #include "compat.h"
 #include "debug.h"
+#include "link/roads.h"
 #include "link/target.h"
 #include "log/state.h"
 
@@ -38,6 +39,7 @@ typedef struct OpenEntry
 	uint64		next_seq;
 	uint64		bytes_left;
 	uint32		changes_left;
+	uint64		bytes;			/* of its frames so far */
 	CozeChangeReader reader;
 } OpenEntry;
 
@@ -64,6 +66,9 @@ typedef struct Batch
 	Size		begin;			/* of the current frame */
 	CozeHlc		last_hlc;
 	uint64		entries;
+	CozeVector	came;			/* origins of its entries and chunks */
+	uint64		duplicates;		/* of its entries, complete ones that were queued before */
+	uint64		duplicate_bytes;
 } Batch;
 
 COZE_NORETURN static void
@@ -148,6 +153,7 @@ coze_target_acknowledge(CozeTarget *target, CozeAck *ack)
 		coze_vector_set(&ack->applied, coze_own_origin(), coze_own_committed_max());
 	coze_flush();
 	coze_queue_state(target->peer, &ack->queued, &ack->window);
+	coze_roads_left_to_others(target->peer, &ack->queued, &ack->leave);
 	ack->clock = GetCurrentTimestamp();
 }
 
@@ -226,10 +232,15 @@ continues(CozeTarget *target, const Batch *batch, CozeVersion version, CozeHlc p
 }
 
 static void
-entry_complete(CozeTarget *target, Batch *batch, CozeVersion version)
+entry_complete(CozeTarget *target, Batch *batch, CozeVersion version, uint64 bytes)
 {
 	MemoryContext old = MemoryContextSwitchTo(target->context);
 
+	if (version.hlc <= coze_vector_get(&batch->queued, version.origin))
+	{
+		batch->duplicates++;
+		batch->duplicate_bytes += bytes;
+	}
 	coze_vector_set(&target->received, version.origin, version.hlc);
 	MemoryContextSwitchTo(old);
 	coze_vector_raise(&batch->queued, version.origin, version.hlc);
@@ -276,6 +287,7 @@ take_entry(CozeTarget *target, Batch *batch, const CozeFrame *frame, bool *skip)
 		violation("an entry begins before the one before it is complete");
 	if (head.version.origin == coze_own_origin())
 		violation("an entry is one of this node's own");
+	coze_vector_set(&batch->came, head.version.origin, 1);
 	*skip = must_skip(target, head.version);
 	if (!*skip && !continues(target, batch, head.version, frame->prev))
 		return false;
@@ -283,7 +295,7 @@ take_entry(CozeTarget *target, Batch *batch, const CozeFrame *frame, bool *skip)
 	{
 		check_inline_body(target, &head);
 		if (!*skip)
-			entry_complete(target, batch, head.version);
+			entry_complete(target, batch, head.version, frame->size);
 		return true;
 	}
 	memset(open, 0, sizeof(*open));
@@ -292,6 +304,7 @@ take_entry(CozeTarget *target, Batch *batch, const CozeFrame *frame, bool *skip)
 	open->chunks_left = head.nchunks;
 	open->bytes_left = head.body_size;
 	open->changes_left = head.nchanges;
+	open->bytes = frame->size;
 	coze_wire_reader_init(&open->reader);
 	return true;
 }
@@ -313,6 +326,8 @@ take_chunk(CozeTarget *target, Batch *batch, const CozeFrame *frame, bool *skip)
 	open->next_seq = chunk.seq + 1;
 	open->bytes_left -= chunk.size;
 	open->chunks_left--;
+	open->bytes += frame->size;
+	coze_vector_set(&batch->came, open->version.origin, 1);
 	*skip = open->skipped;
 	old = MemoryContextSwitchTo(target->context);
 	coze_wire_reader_feed(&open->reader, chunk.body, chunk.size);
@@ -323,7 +338,7 @@ take_chunk(CozeTarget *target, Batch *batch, const CozeFrame *frame, bool *skip)
 	if (open->bytes_left > 0 || open->changes_left > 0 || !coze_wire_reader_at_end(&open->reader))
 		violation("an entry is shorter than it says");
 	if (!open->skipped)
-		entry_complete(target, batch, open->version);
+		entry_complete(target, batch, open->version, open->bytes);
 	coze_wire_reader_free(&open->reader);
 	memset(open, 0, sizeof(*open));
 }
@@ -395,9 +410,15 @@ coze_target_take(CozeTarget *target, const char *data, Size size)
 	else if (taken)
 		taken = coze_queue_put(target->peer, target->stream, data, size) == COZE_QUEUE_TAKEN;
 	if (taken)
+	{
 		coze_link_count(target->slot, COZE_LINK_IN, batch.last_hlc, batch.entries, size);
+		if (batch.duplicates > 0)
+			coze_link_count_duplicates(target->slot, batch.duplicates, batch.duplicate_bytes);
+		coze_roads_came(target->peer, &batch.came);
+	}
 	target->refusing = !taken;
 	coze_vector_free(&batch.queued);
+	coze_vector_free(&batch.came);
 	coze_buf_free(&batch.kept);
 	return taken;
 }

@@ -271,11 +271,11 @@ fuzz_ack(const char *data, Size size)
 	coze_buf_init(&again);
 	if (coze_wire_get_ack(data, size, &ack) != NULL)
 		return;
-	CHECK(coze_vector_is_valid(&ack.applied) && coze_vector_is_valid(&ack.queued));
+	CHECK(coze_vector_is_valid(&ack.applied) && coze_vector_is_valid(&ack.queued) &&
+		  coze_vector_is_valid(&ack.leave));
 	coze_wire_put_ack(&again, &ack);
 	check_same(&again, data, size);
-	coze_vector_free(&ack.applied);
-	coze_vector_free(&ack.queued);
+	coze_wire_free_ack(&ack);
 }
 
 int

@@ -509,22 +509,23 @@ static bool
 ack_returns(int round)
 {
 	CozeAck		ack = {random_hlc(), random_u64(), random_vector(INT64_MAX, 0),
-	random_vector(INT64_MAX, 0)};
+	random_vector(INT64_MAX, 0), random_vector(INT64_MAX, 0)};
 	CozeAck		back;
 	CozeBuf		buf;
 	bool		same;
 
 	coze_buf_init(&buf);
+	for (int i = 0; i < ack.leave.n; i++)
+		ack.leave.e[i].hlc = 1;
 	coze_wire_put_ack(&buf, &ack);
 	if (seed_folder != NULL)
 		write_seed("ack", round, &buf, -1);
 	same = coze_wire_get_ack(buf.data, buf.size, &back) == NULL &&
 		back.clock == ack.clock && back.window == ack.window &&
-		same_vector(&back.applied, &ack.applied) && same_vector(&back.queued, &ack.queued);
-	coze_vector_free(&back.applied);
-	coze_vector_free(&back.queued);
-	coze_vector_free(&ack.applied);
-	coze_vector_free(&ack.queued);
+		same_vector(&back.applied, &ack.applied) && same_vector(&back.queued, &ack.queued) &&
+		same_vector(&back.leave, &ack.leave);
+	coze_wire_free_ack(&back);
+	coze_wire_free_ack(&ack);
 	coze_buf_free(&buf);
 	return same;
 }
