@@ -37,6 +37,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -54,7 +55,9 @@
 #include "apply/stop.h"
 #include "capture/precommit.h"
 #include "debug.h"
+#include "log/catalog.h"
 #include "log/log.h"
+#include "log/members.h"
 #include "log/state.h"
 #include "settings.h"
 
@@ -78,6 +81,7 @@ typedef enum RoundResult
 	ROUND_DONE,					/* committed */
 	ROUND_STALE,				/* undone: decided on what was no longer so */
 	ROUND_FAILED,				/* undone: an error */
+	ROUND_AGAIN,				/* undone before it began: the group has changed */
 } RoundResult;
 
 /* The round at hand, and what of earlier ones it must heed. */
@@ -93,6 +97,7 @@ typedef struct Round
 	ErrorData  *error;
 } Round;
 
+static uint64 generation = 0;	/* of the group, as this process knows it */
 static MemoryContext applier_context = NULL;	/* lives as long as the process */
 static MemoryContext round_context = NULL;
 static Round round;
@@ -402,6 +407,19 @@ undo_round(void)
 	coze_map_forget_stored();
 }
 
+/*
+ * Nobody drops a member between what a round applies of it and the round's end.  False:
+ * somebody has done so, or changed the group otherwise, since this process looked.
+ */
+static bool
+lock_membership(void)
+{
+	if (!COZE_RULE("drop-lock"))
+		return true;
+	LockRelationOid(coze_relation_oid("dropped_member", false), RowExclusiveLock);
+	return generation == coze_group_generation();
+}
+
 static RoundResult
 try_round(void)
 {
@@ -412,7 +430,9 @@ try_round(void)
 		begin_transaction();
 		make_constraints_immediate();
 		coze_index_begin();
-		if (!apply_entries() || !is_still_right())
+		if (!lock_membership())
+			result = ROUND_AGAIN;
+		else if (!apply_entries() || !is_still_right())
 			result = ROUND_STALE;
 		else
 			result = commit_round();
@@ -502,6 +522,8 @@ run_round(void)
 		result = try_round();
 		if (result == ROUND_STALE || result == ROUND_FAILED)
 			after_failure(result);
+		else if (result == ROUND_AGAIN)
+			undo_round();
 		error_context_stack = callback.previous;
 	}
 	rewind_queues();
@@ -591,13 +613,46 @@ upkeep(void)
 static void
 exit_unless_member(void)
 {
-	CozeNodeState state;
+	CozeNodeState state = coze_attach();
 
-	StartTransactionCommand();
-	state = coze_attach();
-	CommitTransactionCommand();
 	if (state == COZE_NODE_NONE || state == COZE_NODE_LEFT)
 		proc_exit(0);
+}
+
+/* Those members that were dropped. */
+static void
+read_dropped(CozeVector *dropped)
+{
+	CozeMember *members;
+	int			n;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	members = coze_members_read(&n);
+	PopActiveSnapshot();
+	for (int i = 0; i < n; i++)
+		if (members[i].dropped)
+			coze_vector_set(dropped, members[i].origin, 1);
+}
+
+/*
+ * The group has changed: leave when the database is no member (any more).
+ *
+ * Of a member that was dropped nothing is taken any more from itself (Cut: once we
+ * have said that we know of the drop, what we get of it another survivor held before). So
+ * what is queued is dropped, whosever it is; survivors send again what we lack.
+ */
+static void
+heed_group(void)
+{
+	CozeVector	dropped = {0};
+
+	StartTransactionCommand();
+	exit_unless_member();
+	read_dropped(&dropped);
+	if (coze_intake_refuse(&dropped))
+		coze_stop_clear_all();
+	coze_vector_free(&dropped);
+	CommitTransactionCommand();
 }
 
 /* In ms, until there is something to do without being woken. */
@@ -620,7 +675,6 @@ static void
 work(void)
 {
 	RoundResult result;
-	uint64		generation = 0;
 
 	for (;;)
 	{
@@ -633,7 +687,7 @@ work(void)
 		if (generation != coze_group_generation())
 		{
 			generation = coze_group_generation();
-			exit_unless_member();
+			heed_group();
 		}
 		ResetLatch(MyLatch);
 		while (coze_intake_memory() < INTAKE_BYTES && coze_intake_take())
@@ -667,7 +721,9 @@ coze_applier_main(Datum main_arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
 	pgstat_report_appname("cozesync applier");
 	pin_settings();
+	StartTransactionCommand();
 	exit_unless_member();
+	CommitTransactionCommand();
 	coze_worker_register(COZE_WORKER_APPLIER);
 	coze_in_applier = true;
 	applier_context = AllocSetContextCreate(TopMemoryContext, "cozesync applier",
@@ -679,6 +735,7 @@ coze_applier_main(Datum main_arg)
 	coze_vector_reserve(&round.progress, cozesync_max_nodes);
 	coze_stop_clear_all();
 	coze_intake_start();
+	heed_group();
 	retries_seen = coze_stop_retries();
 	coze_prune_hook = coze_records_keep;
 	work();

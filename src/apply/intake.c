@@ -23,6 +23,7 @@
 #include "apply/intake.h"
 #include "apply/queue.h"
 #include "apply/relation.h"
+#include "debug.h"
 #include "log/state.h"
 #include "settings.h"
 
@@ -50,6 +51,7 @@ static MemoryContext intake_context = NULL;
 static ResourceOwner intake_owner = NULL;	/* intake happens outside of transactions */
 static List *queues = NIL;
 static List *partials = NIL;
+static CozeVector refused;		/* peers */
 
 /* --- files outside of transactions --- */
 
@@ -476,7 +478,13 @@ coze_intake_take(void)
 	bool		taken = coze_queue_take(&batch->batch);
 
 	CurrentResourceOwner = intake_owner;
-	if (taken)
+	if (taken && COZE_RULE("drop-purge") && coze_vector_get(&refused, batch->batch.peer) != 0)
+	{
+		/* what it brought counts as queued, and must be sent again by others */
+		MemoryContextSwitchTo(old);
+		coze_intake_start();
+	}
+	else if (taken)
 	{
 		batch->uses = 1;
 		partial = partial_of(batch->batch.peer);
@@ -505,10 +513,45 @@ coze_intake_take(void)
 	return taken;
 }
 
+bool
+coze_intake_refuse(const CozeVector *peers)
+{
+	MemoryContext old;
+
+	if (coze_vector_covers(&refused, peers))
+		return false;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	coze_vector_copy(&refused, peers);
+	MemoryContextSwitchTo(old);
+	if (COZE_RULE("drop-purge"))
+		coze_intake_start();
+	return true;
+}
+
+/* The files, which memory contexts do not know. */
+static void
+close_files(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, queues)
+	{
+		CozeOriginQueue *queue = lfirst(lc);
+
+		if (queue->overflow != NULL)
+			BufFileClose(queue->overflow);
+		while (queue->n > 0)
+			coze_intake_done(queue);
+	}
+	foreach(lc, partials)
+		drop_partial(lfirst(lc));
+}
+
 /* Begin with nothing: peers send again what was not applied. */
 void
 coze_intake_start(void)
 {
+	close_files();
 	if (intake_context != NULL)
 		MemoryContextDelete(intake_context);
 	intake_context = AllocSetContextCreate(TopMemoryContext, "cozesync intake",

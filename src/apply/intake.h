@@ -65,6 +65,12 @@ typedef struct CozeOriginQueue
 } CozeOriginQueue;
 
 extern void coze_intake_start(void);
+
+/*
+ * Nothing is taken from these peers.  If there are others among them than before,
+ * intake starts anew; returns true then.
+ */
+extern bool coze_intake_refuse(const CozeVector *peers);
 extern bool coze_intake_take(void);
 extern Size coze_intake_memory(void);	/* of what waits in memory, all origins */
 extern CozeOriginQueue *coze_intake_queue(int i);	/* NULL: no more */

@@ -49,8 +49,8 @@
 #include "log/log.h"
 
 /* What of the extension's own travels through the log. */
-static const char *const group_tables[] = {"member", "link_mode", "synced_table", "rule",
-"settlement", "spread_sequence"};
+static const char *const group_tables[] = {"member", "dropped_member", "link_mode", "synced_table",
+"rule", "settlement", "spread_sequence"};
 
 static HTAB *maps = NULL;		/* uint64 hash -> CozeMap */
 static HTAB *tables = NULL;		/* relid -> TableSlot */

@@ -27,10 +27,24 @@ is_dropped(const CozeCutMember *member)
 	return member->drop.hlc != 0;
 }
 
+/* Has a member seen of all that were dropped that they were? */
+static bool
+knows_drops(const CozeCutMember *members, int n, const CozeCutMember *member)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (is_dropped(&members[i]) &&
+			coze_cut_known(member, members[i].drop.origin) < members[i].drop.hlc)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Has a dropped member left the cut?  Once every survivor has seen the drop and
  * all name the same last entry of it: then its tail is even, and nothing more of
- * it will come from anybody.
+ * it will come from anybody.  (Of every drop: from another dropped member who was
+ * not known as such, a survivor could still have got more of it.)
  */
 bool
 coze_cut_closed(const CozeCutMember *members, int n, int which)
@@ -46,7 +60,7 @@ coze_cut_closed(const CozeCutMember *members, int n, int which)
 
 		if (is_dropped(&members[i]))
 			continue;
-		if (coze_cut_known(&members[i], gone->drop.origin) < gone->drop.hlc)
+		if (!knows_drops(members, n, &members[i]))
 			return false;
 		known = coze_cut_known(&members[i], gone->origin);
 		if (last >= 0 && known != last)

@@ -21,6 +21,7 @@
 #include "log/state.h"
 
 static bool beat = false;		/* leave an entry though nothing was captured */
+static CozeDrawnCallback when_drawn = NULL;	/* of this transaction */
 static CozeVersion drawn_version;	/* of this transaction's entry */
 static CozeVersion last_version;	/* of the last transaction that committed with one */
 
@@ -35,6 +36,12 @@ CozeVersion
 coze_capture_last_version(void)
 {
 	return last_version;
+}
+
+void
+coze_capture_when_drawn(CozeDrawnCallback callback)
+{
+	when_drawn = callback;
 }
 
 /* --- the entry ---------------------------------------------------------------------- */
@@ -111,6 +118,8 @@ before_commit(void)
 	if (coze_buffer_totals(&totals) || beat)
 		write_entry(&totals);
 	coze_capture_closed = true;
+	if (when_drawn != NULL && drawn_version.hlc != 0)
+		when_drawn(drawn_version);
 }
 
 /* --- callbacks ------------------------------------------------------------------------ */
@@ -138,6 +147,7 @@ after_end(bool committed)
 			last_version = drawn_version;
 	}
 	drawn_version.hlc = 0;
+	when_drawn = NULL;
 	beat = false;
 	coze_capture_closed = false;
 	coze_buffer_forget();

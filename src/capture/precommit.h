@@ -21,6 +21,13 @@ extern void coze_capture_init(void);
  */
 extern void coze_capture_beat(void);
 
+/*
+ * Called before the commit of this transaction, when its entry has been drawn and written; not
+ * if it leaves none.  For what must be noted beside the entry, in tables that are not captured.
+ */
+typedef void (*CozeDrawnCallback) (CozeVersion version);
+extern void coze_capture_when_drawn(CozeDrawnCallback callback);
+
 /* The version of the entry that this backend's last committed transaction left; hlc 0: none yet. */
 extern CozeVersion coze_capture_last_version(void);
 

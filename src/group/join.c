@@ -51,8 +51,9 @@ PG_FUNCTION_INFO_V1(coze_join_group);
 
 /* How often a node that catches up looks whether it may be written to, in ms. */
 #define READY_POLL 100
-/* How often it tells whom it waits for, in ms. */
+/* How often it tells whom it waits for, and asks whether it still is a member, in ms. */
 #define READY_TELL 10000
+#define READY_ASK 2000
 
 /* --- helpers ------------------------------------------------------------------------- */
 
@@ -423,15 +424,46 @@ become_ready(void)
 	coze_step_end();
 
 	coze_step_begin_captured();
-	coze_step_run("UPDATE cozesync.member AS m SET ready_at = clock_timestamp()"
+	coze_step_run("UPDATE cozesync.member AS m SET ready_at = clock_timestamp(), slot = cozesync.own_slot()"
 		" FROM cozesync.local_node AS n WHERE m.origin = n.origin", 0, NULL);
 	coze_step_end();
 }
 
+/*
+ * Two databases that join under one name at the same time do not both stay members, and
+ * who does not is not told over its links, which are closed then.  If the member at
+ * "via" cannot be asked, the links will tell.
+ */
 static void
-catch_up(void)
+check_still_admitted(CozeJoin *join)
+{
+	char	   *error;
+	CozePeerConnection *peer = coze_peer_connect(join->via, &error);
+	const char *params[2] = {join->node_name, number(join->origin)};
+
+	if (peer == NULL)
+		return;
+	coze_peer_query(peer, "SELECT cozesync.check_admitted($1, $2::bigint)", 2, params);
+	coze_peer_close(peer);
+}
+
+/* True, and the time is now, if so many ms have gone by since. */
+static bool
+is_time(TimestampTz *since, int ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(*since, now, ms))
+		return false;
+	*since = now;
+	return true;
+}
+
+static void
+catch_up(CozeJoin *join)
 {
 	TimestampTz told = GetCurrentTimestamp();
+	TimestampTz asked = told;
 	bool		ready = false;
 
 	while (!ready)
@@ -446,14 +478,13 @@ catch_up(void)
 		names = still_awaited();
 		coze_step_end();
 		ready = names == NULL;
+		if (!ready && is_time(&asked, READY_ASK))
+			check_still_admitted(join);
 		if (!ready)
 		{
-			if (TimestampDifferenceExceeds(told, GetCurrentTimestamp(), READY_TELL))
-			{
-				told = GetCurrentTimestamp();
+			if (is_time(&told, READY_TELL))
 				ereport(NOTICE,
 						(errmsg("waiting until all members know of this node: %s", names)));
-			}
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, READY_POLL,
 							 PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);
@@ -484,7 +515,7 @@ go_on(CozeJoin *join)
 		copy(join);
 	if (join->peer != NULL)
 		coze_peer_close(join->peer);
-	catch_up();
+	catch_up(join);
 }
 
 bool

@@ -437,7 +437,8 @@ copy_tables(CozeJoin *join, Source *source)
 
 /* Members first: sequences are spread by the slot of this node. */
 static const char *const facts[] = {
-	"member", "link_mode", "synced_table", "rule", "settlement", "spread_sequence",
+	"member", "dropped_member", "drop_entry", "link_mode", "synced_table", "rule", "settlement",
+	"spread_sequence",
 	"base", "descriptor", "base_record", "conflict",
 };
 

@@ -30,6 +30,23 @@ CREATE TABLE cozesync.member (
 CREATE UNIQUE INDEX member_node_name ON cozesync.member (node_name) WHERE dropped_at IS NULL;
 COMMENT ON TABLE cozesync.member IS 'members of the group, one row per incarnation; known to every node';
 
+-- Members that were dropped, or left.  Rows are only added, so that nothing written about a
+-- member by who had not heard of it can bring it back.  Travels through the log.
+CREATE TABLE cozesync.dropped_member (
+    origin bigint PRIMARY KEY CHECK (origin > 0),
+    dropped_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE cozesync.dropped_member IS 'members that were dropped from the group; known to every node';
+
+-- By which entry this node has learnt that a member was dropped: whoever has seen that entry
+-- has learnt it, too.  Only this node's business.
+CREATE TABLE cozesync.drop_entry (
+    origin bigint PRIMARY KEY,
+    by_origin bigint NOT NULL,
+    by_hlc bigint NOT NULL
+);
+COMMENT ON TABLE cozesync.drop_entry IS 'entries of the log by which members were dropped';
+
 -- How two members are linked, where it is not the default.  Travels through the log.
 CREATE TABLE cozesync.link_mode (
     source bigint NOT NULL,
@@ -136,6 +153,8 @@ COMMENT ON TABLE cozesync.paused_link IS 'peers whose links to and from this nod
 -- it is found out as a copy by its identity.
 SELECT pg_catalog.pg_extension_config_dump('cozesync.local_node', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.member', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.dropped_member', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.drop_entry', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.link_mode', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.synced_table', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.rule', '');

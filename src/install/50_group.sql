@@ -141,7 +141,7 @@ CREATE FUNCTION cozesync.fact_tables() RETURNS SETOF regclass
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    VALUES ('cozesync.member'::regclass), ('cozesync.link_mode'), ('cozesync.synced_table'),
+    VALUES ('cozesync.member'::regclass), ('cozesync.dropped_member'), ('cozesync.link_mode'), ('cozesync.synced_table'),
            ('cozesync.rule'), ('cozesync.settlement'), ('cozesync.spread_sequence');
 $$;
 COMMENT ON FUNCTION cozesync.fact_tables() IS 'tables of the extension that are synced like those of users';
@@ -168,8 +168,36 @@ END
 $$;
 COMMENT ON FUNCTION cozesync.on_fact() IS 'tells the processes of this node that facts of the group have changed';
 
--- A member was added, changed or dropped.  Who reads that it was dropped itself, has left.
-CREATE FUNCTION cozesync.on_member() RETURNS trigger
+-- A member was added or changed.  What was written by who had not heard that it was dropped
+-- must not bring it back.
+CREATE FUNCTION cozesync.before_member() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.dropped_at := coalesce((SELECT d.dropped_at FROM cozesync.dropped_member AS d WHERE d.origin = NEW.origin),
+                               NEW.dropped_at);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION cozesync.before_member() IS 'a member that was dropped stays so';
+
+CREATE TRIGGER before_member BEFORE INSERT OR UPDATE ON cozesync.member
+    FOR EACH ROW EXECUTE FUNCTION cozesync.before_member();
+ALTER TABLE cozesync.member ENABLE ALWAYS TRIGGER before_member;
+CREATE TRIGGER on_member AFTER INSERT OR UPDATE OR DELETE ON cozesync.member
+    FOR EACH ROW EXECUTE FUNCTION cozesync.on_fact();
+ALTER TABLE cozesync.member ENABLE ALWAYS TRIGGER on_member;
+
+-- The entry of this transaction, or the one that is being applied, drops a member.
+CREATE FUNCTION cozesync.note_drop(origin bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'coze_group_note_drop'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION cozesync.note_drop(bigint) IS 'remembers by which entry a member was dropped';
+
+-- A member was dropped, or has left.  Who reads that of itself, has left.
+CREATE FUNCTION cozesync.on_dropped_member() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -177,23 +205,23 @@ BEGIN
     IF NOT cozesync.is_member() THEN
         RETURN NULL;
     END IF;
+    PERFORM cozesync.note_drop(NEW.origin);
+    UPDATE cozesync.member SET dropped_at = NEW.dropped_at WHERE origin = NEW.origin;
     PERFORM cozesync.group_changed();
-    IF TG_OP <> 'DELETE' AND NEW.dropped_at IS NOT NULL THEN
-        UPDATE cozesync.local_node SET state = 'left' WHERE origin = NEW.origin;
-        IF FOUND THEN
-            RAISE WARNING USING MESSAGE = 'this node was dropped from its group',
-                HINT = 'Use cozesync.join_group() to join again.';
-            PERFORM cozesync.node_changed();
-        END IF;
+    UPDATE cozesync.local_node SET state = 'left' WHERE origin = NEW.origin;
+    IF FOUND THEN
+        RAISE WARNING USING MESSAGE = 'this node was dropped from its group',
+            HINT = 'Use cozesync.join_group() to join again.';
+        PERFORM cozesync.node_changed();
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION cozesync.on_member() IS 'brings this node in line with the list of members';
+COMMENT ON FUNCTION cozesync.on_dropped_member() IS 'brings this node in line when a member was dropped';
 
-CREATE TRIGGER on_member AFTER INSERT OR UPDATE OR DELETE ON cozesync.member
-    FOR EACH ROW EXECUTE FUNCTION cozesync.on_member();
-ALTER TABLE cozesync.member ENABLE ALWAYS TRIGGER on_member;
+CREATE TRIGGER on_dropped_member AFTER INSERT OR UPDATE ON cozesync.dropped_member
+    FOR EACH ROW EXECUTE FUNCTION cozesync.on_dropped_member();
+ALTER TABLE cozesync.dropped_member ENABLE ALWAYS TRIGGER on_dropped_member;
 CREATE TRIGGER on_link_mode AFTER INSERT OR UPDATE OR DELETE ON cozesync.link_mode
     FOR EACH ROW EXECUTE FUNCTION cozesync.on_fact();
 ALTER TABLE cozesync.link_mode ENABLE ALWAYS TRIGGER on_link_mode;
@@ -233,6 +261,8 @@ BEGIN
     DELETE FROM cozesync.join_table;
     DELETE FROM cozesync.paused_link;
     DELETE FROM cozesync.member;
+    DELETE FROM cozesync.dropped_member;
+    DELETE FROM cozesync.drop_entry;
     DELETE FROM cozesync.link_mode;
     DELETE FROM cozesync.synced_table;
     DELETE FROM cozesync.rule;
@@ -326,7 +356,10 @@ BEGIN
             MESSAGE = format('node "%s" is this node', drop_node.node_name),
             HINT = 'Use cozesync.leave_group().';
     END IF;
-    UPDATE cozesync.member AS m SET dropped_at = clock_timestamp() WHERE m.origin = found_member.origin;
+    -- No more of its entries is applied here between what this entry will have seen and its
+    -- end; see applier.c.
+    LOCK TABLE cozesync.dropped_member IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO cozesync.dropped_member (origin) VALUES (found_member.origin) ON CONFLICT DO NOTHING;
 END
 $$;
 COMMENT ON FUNCTION cozesync.drop_node(text) IS 'remove a member that will not come back';
@@ -433,7 +466,7 @@ REVOKE ALL ON FUNCTION cozesync.check_preloaded(), cozesync.hide_statement(text)
     cozesync.group_changed(), cozesync.check_own_dsn(text), cozesync.tell_node(text, text, text, text),
     cozesync.is_member(), cozesync.check_may_change_group(), cozesync.check_no_group(),
     cozesync.check_given(text, text), cozesync.fact_tables(), cozesync.find_relation(text, text),
-    cozesync.on_fact(), cozesync.on_member(), cozesync.detach_all(), cozesync.forget_group(),
+    cozesync.on_fact(), cozesync.before_member(), cozesync.note_drop(bigint), cozesync.on_dropped_member(), cozesync.detach_all(), cozesync.forget_group(),
     cozesync.become_node(bigint, uuid, text, text), cozesync.create_group(text, text, text),
     cozesync.drop_node(text), cozesync.let_go(text), cozesync.say_goodbye(), cozesync.leave_group(), cozesync.about()
     FROM PUBLIC;

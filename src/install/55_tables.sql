@@ -242,6 +242,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     relation regclass;
+    was_captured boolean;
+    has_rows boolean;
 BEGIN
     IF NOT cozesync.is_member() THEN
         RETURN NULL;
@@ -261,7 +263,17 @@ BEGIN
             HINT = 'Create it with the columns that it has on the other nodes.';
     END IF;
     PERFORM cozesync.check_syncable(relation);
+    was_captured := cozesync.has_trigger(relation, '!cozesync_capture', false);
     PERFORM cozesync.attach_capture(relation);
+    -- Rows that nobody else has: somebody wrote them after this node was asked.
+    IF NOT was_captured AND current_setting('session_replication_role') = 'replica' THEN
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', relation) INTO has_rows;
+        IF has_rows THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('table %s was put under sync on another node and is not empty here', relation),
+                HINT = 'Move its rows elsewhere, empty the table, and insert them again once it is under sync here.';
+        END IF;
+    END IF;
     RETURN NULL;
 END
 $$;

@@ -108,9 +108,12 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    UPDATE cozesync.member AS m SET dropped_at = clock_timestamp()
+    LOCK TABLE cozesync.dropped_member IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO cozesync.dropped_member (origin)
+    SELECT m.origin FROM cozesync.member AS m
     WHERE m.system_identifier = admit_node.system_identifier AND m.database_oid = admit_node.database_oid
-      AND m.dropped_at IS NULL;
+      AND m.dropped_at IS NULL
+    ON CONFLICT DO NOTHING;
     -- Numbers that a dropped node has drawn may still turn up: its slot is the last choice.
     SELECT s INTO free_slot FROM generate_series(0, (SELECT count(*)::integer FROM cozesync.member)) AS s
     LEFT JOIN cozesync.member AS m ON m.slot = s
@@ -140,6 +143,27 @@ END
 $$;
 COMMENT ON FUNCTION cozesync.admit_node(text, bigint, text, bigint, bigint, integer, boolean) IS 'make a node a member of the group; called by the node';
 
+-- Is a node that catches up still a member?  Raises undefined_object with the reason if not.
+CREATE FUNCTION cozesync.check_admitted(node_name text, origin bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF EXISTS (SELECT FROM cozesync.member AS m WHERE m.origin = check_admitted.origin AND m.dropped_at IS NOT NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('node "%s" was dropped from the group while it joined', check_admitted.node_name),
+            HINT = 'Use cozesync.leave_group(), then join again.';
+    ELSIF NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.origin = check_admitted.origin)
+        AND EXISTS (SELECT FROM cozesync.member AS m WHERE m.node_name = check_admitted.node_name AND m.dropped_at IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('another database has joined as node "%s" at the same time', check_admitted.node_name),
+            HINT = 'Use cozesync.leave_group(), then join under another name.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION cozesync.check_admitted(text, bigint) IS 'an error if a node that joins is not a member of the group any more';
+
 -- What the role in other nodes' DSNs needs: to link, and to be asked about tables.  A role
 -- that nodes join with must be able to read all tables besides (pg_read_all_data).
 CREATE FUNCTION cozesync.grant_to_peer(role regrole) RETURNS void
@@ -154,7 +178,7 @@ BEGIN
         SELECT p.oid FROM pg_proc AS p
         WHERE p.pronamespace = 'cozesync'::regnamespace
           AND p.proname IN ('hello', 'receive', 'send', 'about', 'describe_table', 'next_number', 'let_go',
-                            'check_may_admit', 'admit_node', 'last_version', 'take_snapshot',
+                            'check_may_admit', 'admit_node', 'check_admitted', 'last_version', 'take_snapshot',
                             'held_in_snapshot', 'changed_keys')
     LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', granted, role);
@@ -246,7 +270,7 @@ COMMENT ON FUNCTION cozesync.give_up_table(text, text) IS 'leaves out a table th
 
 REVOKE ALL ON FUNCTION cozesync.take_snapshot(), cozesync.last_version(),
     cozesync.changed_keys(regclass, bigint[], bigint[], bigint[], bigint[]), cozesync.held_in_snapshot(),
-    cozesync.check_may_admit(text, bigint, bigint, bigint),
+    cozesync.check_may_admit(text, bigint, bigint, bigint), cozesync.check_admitted(text, bigint),
     cozesync.admit_node(text, bigint, text, bigint, bigint, integer, boolean), cozesync.grant_to_peer(regrole),
     cozesync.check_table_here(text, text, text, text, jsonb, boolean),
     cozesync.take_on_table(text, text, text, text, jsonb, boolean), cozesync.give_up_table(text, text) FROM PUBLIC;

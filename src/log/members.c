@@ -55,3 +55,30 @@ coze_members_read(int *n)
 	table_close(rel, AccessShareLock);
 	return members;
 }
+
+CozeDrop *
+coze_drops_read(int *n)
+{
+	Relation	rel = table_open(coze_relation_oid("drop_entry", false), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, GetActiveSnapshot(), 0, NULL);
+	int			cap = 8;
+	CozeDrop   *drops = palloc(cap * sizeof(CozeDrop));
+	HeapTuple	tuple;
+	bool		isnull;
+
+	*n = 0;
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		CozeDrop   *drop;
+
+		if (*n == cap)
+			drops = repalloc(drops, (cap *= 2) * sizeof(CozeDrop));
+		drop = &drops[(*n)++];
+		drop->origin = (CozeOrigin) DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull));
+		drop->entry.origin = (CozeOrigin) DatumGetInt64(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+		drop->entry.hlc = DatumGetInt64(heap_getattr(tuple, 3, RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return drops;
+}

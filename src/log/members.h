@@ -29,4 +29,14 @@ typedef struct CozeMember
 /* palloc'd in CurrentMemoryContext; needs a transaction with an active snapshot. */
 extern CozeMember *coze_members_read(int *n);
 
+/* A member that was dropped, and the entry by which this node has learnt of it. */
+typedef struct CozeDrop
+{
+	CozeOrigin	origin;
+	CozeVersion entry;
+} CozeDrop;
+
+/* From cozesync.drop_entry, likewise. */
+extern CozeDrop *coze_drops_read(int *n);
+
 #endif							/* COZE_MEMBERS_H */

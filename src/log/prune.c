@@ -10,9 +10,8 @@
  * entry that was pruned.  The base vector, the base records (coze_prune_hook)
  * and the cut are stored by one transaction.
  *
- * A dropped member leaves the cut once every survivor has seen the drop.  That
- * is known from below: an entry of ours that we drew after the drop was applied
- * here has seen it, and so has whoever has seen that entry.
+ * A dropped member leaves the cut once every survivor has seen the entry that dropped it
+ * and all name the same last entry of it (cut.h).
  *
  *-------------------------------------------------------------------------
  */
@@ -157,14 +156,17 @@ last_entry(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 }
 
 /*
- * An own hlc from which on our entries have seen the drop of a member: that of the
- * clock when this process first saw it.
+ * The entry that dropped a member.  Where it is not known an own hlc stands in for it, from
+ * which on our entries have seen the drop: that of the clock when this process first saw it.
  */
 static CozeVersion
-drop_seen_by(CozeOrigin origin)
+drop_of(CozeOrigin origin, const CozeDrop *drops, int ndrops)
 {
 	CozeVersion version = {coze_vector_get(&drops_seen, origin), coze_own_origin()};
 
+	for (int i = 0; i < ndrops; i++)
+		if (drops[i].origin == origin)
+			return drops[i].entry;
 	if (version.hlc == 0)
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
@@ -174,6 +176,35 @@ drop_seen_by(CozeOrigin origin)
 		MemoryContextSwitchTo(old);
 	}
 	return version;
+}
+
+/* Who was dropped, and by which entry. */
+static void
+survey_drops(CozeSurvey *s, const CozeMember *members, int survivors)
+{
+	int			ndrops;
+	CozeDrop   *drops = coze_drops_read(&ndrops);
+
+	for (int i = 0; i < s->n; i++)
+	{
+		if (!members[i].dropped)
+			continue;
+		s->members[i].drop = drop_of(members[i].origin, drops, ndrops);
+		if (survivors == 1)
+			s->members[i].drop.hlc = 1; /* nobody else has to learn of it */
+	}
+}
+
+/* What a test sees that takes the rule out: a dropped member does not count from the start. */
+static int
+without_dropped(CozeMember *members, int n)
+{
+	int			left = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!members[i].dropped)
+			members[left++] = members[i];
+	return left;
 }
 
 static void
@@ -190,6 +221,8 @@ survey(CozeSurvey *s)
 	s->snapshot = GetActiveSnapshot();
 
 	members = coze_members_read(&s->n);
+	if (!COZE_RULE("even"))
+		s->n = without_dropped(members, s->n);
 	s->members = palloc0(Max(1, s->n) * sizeof(CozeCutMember));
 	s->seen = palloc0(Max(1, s->n) * sizeof(CozeVector));
 	s->is_beat = palloc0(Max(1, s->n) * sizeof(bool));
@@ -207,14 +240,7 @@ survey(CozeSurvey *s)
 		if (!members[i].dropped)
 			survivors++;
 	}
-	for (int i = 0; i < s->n; i++)
-	{
-		if (!members[i].dropped)
-			continue;
-		s->members[i].drop = drop_seen_by(members[i].origin);
-		if (survivors == 1)
-			s->members[i].drop.hlc = 1; /* nobody else has to learn of it */
-	}
+	survey_drops(s, members, survivors);
 }
 
 static void

@@ -87,7 +87,10 @@ highest', "return state;\n}\n\nstatic const CozeState *\nhighest" ],
     [ 'fold_latest.c', 'only what is unseen is lost', 'if (coze_vector_has_seen(later->seen, later->version, earlier->version))
 			continue;', '' ],
     [ 'cut.c', 'a dropped node\'s tail is evened out', 'if (last >= 0 && known != last)', 'if (false)' ],
-    [ 'cut.c', 'every survivor has seen the drop', 'coze_cut_known(&members[i], gone->drop.origin) < gone->drop.hlc', 'false' ],
+    [ 'cut.c', 'every survivor has seen the drop', 'if (!knows_drops(members, n, &members[i]))', 'if (false)' ],
+    [ 'cut.c', 'dropped nodes leave the cut together', 'if (is_dropped(&members[i]) &&
+			coze_cut_known(member', 'if (members[i].origin == 3 && is_dropped(&members[i]) &&
+			coze_cut_known(member' ],
     [ 'cut.c', 'a dropped node leaves the cut in the end', 'closed[i] = coze_cut_closed(members, n, i);', 'closed[i] = false;' ],
     [ 'cut.c', 'a member\'s own entries count', 'if (origin == member->origin)
 		return member->last;', 'if (origin == member->origin)

@@ -74,6 +74,32 @@ test_drop(void)
 	tap_ok(!coze_cut_closed(members, MEMBERS, C), "without survivors nobody is closed");
 }
 
+/*
+ * D was dropped and all name the same of it; but B does not know yet that C was dropped,
+ * too, and may still get from C what C has of D.
+ */
+static void
+test_two_drops(void)
+{
+	CozeVector	seen_by[2] = {{0}};
+	CozeCutMember four[] = {
+		{A + 1, 70, &seen_by[0], {0, 0}},
+		{B + 1, 65, &seen_by[1], {0, 0}},
+		{C + 1, 0, NULL, {60, A + 1}},
+		{C + 2, 30, NULL, {50, A + 1}},
+	};
+
+	coze_vector_set(&seen_by[0], C + 2, 30);
+	coze_vector_set(&seen_by[1], A + 1, 55);
+	coze_vector_set(&seen_by[1], C + 2, 30);
+	tap_ok(!coze_cut_closed(four, 4, 3), "not closed while another drop is not known to all");
+	coze_vector_set(&seen_by[1], A + 1, 60);
+	tap_ok(coze_cut_closed(four, 4, 3), "closed when it is");
+	tap_ok(coze_cut_closed(four, 4, 2), "both of them");
+	coze_vector_free(&seen_by[0]);
+	coze_vector_free(&seen_by[1]);
+}
+
 static void
 test_beats(void)
 {
@@ -124,6 +150,7 @@ main(void)
 {
 	test_reach();
 	test_drop();
+	test_two_drops();
 	test_beats();
 	test_join();
 	tap_free_all();
