@@ -49,6 +49,7 @@
 #include "apply/entry.h"
 #include "apply/index.h"
 #include "apply/intake.h"
+#include "apply/ops.h"
 #include "apply/records.h"
 #include "apply/relation.h"
 #include "apply/row.h"
@@ -405,6 +406,7 @@ undo_round(void)
 	coze_target_forget_all();
 	coze_conflict_forget();
 	coze_map_forget_stored();
+	coze_ops_forget_cache();
 }
 
 /*

@@ -60,6 +60,10 @@ typedef struct Action
 
 static MemoryContext conflict_context = NULL;	/* of this transaction */
 static List *actions = NIL;
+static int	nwritten = 0;		/* notes of this transaction that are written already */
+
+/* So many are gathered before they are written. */
+#define ACTIONS_MAX 1000
 
 static MemoryContext notify_context = NULL;
 static List *payloads = NIL;	/* of the transactions since the last notification */
@@ -194,6 +198,7 @@ coze_conflict_forget(void)
 {
 	conflict_context = NULL;
 	actions = NIL;
+	nwritten = 0;
 }
 
 /* --- writing --- */
@@ -383,28 +388,45 @@ take_action(const Action *action)
 	}
 }
 
+static void
+write_actions(void)
+{
+	ListCell   *lc;
+
+	if (actions == NIL)
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	prepare_all();
+	foreach(lc, actions)
+	{
+		const Action *action = lfirst(lc);
+
+		take_action(action);
+		nwritten += action->kind == ACTION_NOTE;
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	actions = NIL;
+	MemoryContextReset(conflict_context);
+}
+
+/* Write what is gathered if it is much; with our own rights, between two conflicts. */
+void
+coze_conflict_relieve(void)
+{
+	if (list_length(actions) >= ACTIONS_MAX)
+		write_actions();
+}
+
 /* At the end of a transaction; how many conflicts there were. */
 int
 coze_conflict_flush(void)
 {
-	ListCell   *lc;
-	int			n = 0;
+	int			n;
 
-	if (actions != NIL)
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		SPI_connect();
-		prepare_all();
-		foreach(lc, actions)
-		{
-			const Action *action = lfirst(lc);
-
-			take_action(action);
-			n += action->kind == ACTION_NOTE;
-		}
-		SPI_finish();
-		PopActiveSnapshot();
-	}
+	write_actions();
+	n = nwritten;
 	if (conflict_context != NULL)
 		MemoryContextDelete(conflict_context);
 	coze_conflict_forget();

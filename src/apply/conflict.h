@@ -45,6 +45,7 @@ extern void coze_conflict_withdraw(const CozeTable *table, Datum key, CozeVersio
 								   CozeVersion decided);
 extern void coze_conflict_withdraw_seen(const CozeTable *table, Datum key, CozeVersion version,
 										const CozeVector *seen);
+extern void coze_conflict_relieve(void);
 extern int	coze_conflict_flush(void);
 extern void coze_conflict_forget(void);
 

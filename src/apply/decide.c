@@ -11,13 +11,26 @@
  *
  * A TRUNCATE is an operation on every key.
  *
+ * What an entry does to a key is known only at its end, so that is when conflicts are
+ * reported.  Until then a bit is kept for each change that met any, not what it
+ * met: all of that can be looked up again.  What the entry itself does to those keys
+ * is gathered by going through its changes again, as many times as it takes to
+ * hold no more than GATHERED_BYTES_MAX of it.  So memory does not grow with
+ * conflicts; only the keys that others wrote to and a TRUNCATE had not seen are
+ * gathered all at once.
+ *
+ * Invariant: of a key that is gathered, every change of the entry is marked, and
+ * loses its mark when it is taken.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "apply/body.h"
 #include "apply/conflict.h"
 #include "apply/decide.h"
 #include "apply/index.h"
@@ -97,72 +110,86 @@ coze_decide_unknown(const CozeDeciding *deciding, CozeTable *table, uint32 hash)
 
 /* Look for the neighbours among the candidates, asking the log if they mean this key. */
 static void
-find_neighbours(CozeDeciding *deciding, CozeHit *hit, const CozeVersion *versions, int n)
+find_neighbours(CozeDeciding *deciding, CozeHit *hit, CozeTable *table, const Datum *key,
+				const CozeVersion *versions, int n)
 {
 	CozeVersion mine = deciding->head->version;
 	int			at = 0;
 
-	hit->has_before = hit->has_after = false;
 	while (at < n && coze_version_cmp(versions[at], mine) < 0)
 		at++;
 	for (int i = at; i < n && !hit->has_after; i++)
-		hit->has_after = coze_op_load(versions[i], hit->table, hit->key, &hit->after);
+		hit->has_after = coze_op_load(versions[i], table, key, &hit->after);
 	for (int i = at - 1; i >= 0 && !hit->has_before; i--)
-		hit->has_before = coze_op_load(versions[i], hit->table, hit->key, &hit->before);
+		hit->has_before = coze_op_load(versions[i], table, key, &hit->before);
 }
 
 /*
- * NULL: the operation has seen all that is known of the key.  Else the
- * neighbours; the same for each change of the entry on this key.
+ * False: the operation has seen all that is known of the key.  Else the
+ * neighbours, in CurrentMemoryContext or until coze_ops_trim_cache().
  */
-CozeHit *
-coze_decide(CozeDeciding *deciding, CozeTable *table, const Datum *key, uint32 hash)
+bool
+coze_decide(CozeDeciding *deciding, CozeTable *table, const Datum *key, uint32 hash, CozeHit *hit)
 {
-	MemoryContext old;
 	CozeVersion *versions;
-	CozeHit    *hit;
-	ListCell   *lc;
 	int			n;
 
-	foreach(lc, deciding->hits)
-	{
-		hit = lfirst(lc);
-		if (hit->table == table && hit->hash == hash && coze_key_equal(table, hit->key, key))
-			return hit;
-	}
+	hit->has_before = hit->has_after = false;
 	if (!COZE_RULE("tombstones"))
-		return NULL;
+		return false;
 	versions = candidates(deciding, table, hash, &n);
 	if (versions == NULL)
-		return NULL;
-	old = MemoryContextSwitchTo(deciding->context);
-	hit = palloc0(sizeof(CozeHit));
-	hit->table = table;
-	hit->hash = hash;
-	hit->key = coze_key_copy(table, key);
-	hit->mine.version = deciding->head->version;
-	hit->mine.seen = deciding->head->seen;
-	find_neighbours(deciding, hit, versions, n);
-	if (hit->has_before || hit->has_after)
-		deciding->hits = lappend(deciding->hits, hit);
-	else
-		hit = NULL;
-	MemoryContextSwitchTo(old);
-	return hit;
+		return false;
+	find_neighbours(deciding, hit, table, key, versions, n);
+	return hit->has_before || hit->has_after;
 }
 
-/* The index was brought up to date meanwhile. */
-void
-coze_decide_again(CozeDeciding *deciding, CozeHit *hit)
-{
-	MemoryContext old = MemoryContextSwitchTo(deciding->context);
-	CozeVersion *versions;
-	int			n;
+/* --- marks --- */
 
-	versions = candidates(deciding, hit->table, hit->hash, &n);
-	if (versions != NULL)
-		find_neighbours(deciding, hit, versions, n);
-	MemoryContextSwitchTo(old);
+void
+coze_decide_mark(CozeDeciding *deciding)
+{
+	Size		byte = deciding->change / 8;
+
+	if (byte >= deciding->marks_size)
+	{
+		Size		size = Max(64, 2 * byte);
+		uint8	   *marks = MemoryContextAllocExtended(deciding->context, size,
+													   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+
+		if (deciding->marks != NULL)
+		{
+			memcpy(marks, deciding->marks, deciding->marks_size);
+			pfree(deciding->marks);
+		}
+		deciding->marks = marks;
+		deciding->marks_size = size;
+	}
+	deciding->marks[byte] |= 1 << (deciding->change % 8);
+}
+
+static bool
+is_marked(const CozeDeciding *deciding)
+{
+	Size		byte = deciding->change / 8;
+
+	return byte < deciding->marks_size &&
+		(deciding->marks[byte] & (1 << (deciding->change % 8))) != 0;
+}
+
+static void
+clear_mark(CozeDeciding *deciding)
+{
+	Size		byte = deciding->change / 8;
+
+	if (byte < deciding->marks_size)
+		deciding->marks[byte] &= ~(1 << (deciding->change % 8));
+}
+
+bool
+coze_decide_any_marked(const CozeDeciding *deciding)
+{
+	return deciding->marks != NULL;
 }
 
 /* --- conflicts --- */
@@ -222,17 +249,17 @@ result_of(const Line *line, const CozeTable *table)
 }
 
 static void
-note_loss(CozeDeciding *deciding, CozeHit *hit, const Line *line, const CozeLatestLoss *loss,
+note_loss(CozeTable *table, const CozeOp *mine, const Line *line, const CozeLatestLoss *loss,
 		  Datum key)
 {
 	const CozeOp *loser = line->op[loss->loser];
 	const CozeOp *winner = line->op[loss->decided];
-	bool		own = hit->mine.version.origin == coze_own_origin();
-	bool		remote_lost = (loser == &hit->mine) != own;
+	bool		own = mine->version.origin == coze_own_origin();
+	bool		remote_lost = (loser == mine) != own;
 	const CozeOp *remote = remote_lost ? loser : winner;
 	const CozeOp *local = remote_lost ? winner : loser;
 	CozeConflict conflict = {
-		.table = hit->table,
+		.table = table,
 		.key = key,
 		.type = loss->type,
 		.policy = coze_row_policy_name(COZE_ROW_LAST_UPDATE_WINS),
@@ -241,16 +268,17 @@ note_loss(CozeDeciding *deciding, CozeHit *hit, const Line *line, const CozeLate
 		.decided = winner->version,
 		.local = local->version,
 		.remote = remote->version,
-		.local_row = row_of(local, hit->table),
-		.remote_row = row_of(remote, hit->table),
-		.result_row = result_of(line, hit->table),
+		.local_row = row_of(local, table),
+		.remote_row = row_of(remote, table),
+		.result_row = result_of(line, table),
 	};
 
 	coze_conflict_note(&conflict);
 }
 
 static void
-report_hit(CozeDeciding *deciding, CozeHit *hit)
+report_hit(CozeDeciding *deciding, CozeTable *table, const Datum *key, const CozeHit *hit,
+		   const CozeOp *mine)
 {
 	Line		with = {0};
 	Line		without = {0};
@@ -258,15 +286,14 @@ report_hit(CozeDeciding *deciding, CozeHit *hit)
 	CozeLatestLoss former[6];
 	int			nlosses,
 				nformer;
-	CozeOwnerState owner;
-	Datum		key;
+	Datum		json;
 
 	if (hit->has_before)
 	{
 		put_on_line(&with, &hit->before);
 		put_on_line(&without, &hit->before);
 	}
-	put_on_line(&with, &hit->mine);
+	put_on_line(&with, mine);
 	if (hit->has_after)
 	{
 		put_on_line(&with, &hit->after);
@@ -276,40 +303,296 @@ report_hit(CozeDeciding *deciding, CozeHit *hit)
 	coze_fold_latest(without.ops, without.n, former, &nformer);
 	if (nlosses == 0 && nformer == 0 && !hit->has_after)
 		return;
-	coze_owner_enter(hit->table, &owner);
-	key = coze_key_to_jsonb(hit->table, hit->key);
+	json = coze_key_to_jsonb(table, key);
 	/* A loser has one record: the old one goes before a new one is noted. */
 	if (hit->has_after)
-		coze_conflict_withdraw_seen(hit->table, key, deciding->head->version, &deciding->head->seen);
+		coze_conflict_withdraw_seen(table, json, deciding->head->version, &deciding->head->seen);
 	for (int i = 0; i < nformer; i++)
 	{
 		CozeVersion loser = without.ops[former[i].loser].version;
 		CozeVersion decided = without.ops[former[i].decided].version;
 
 		if (!is_among(&with, losses, nlosses, loser, decided))
-			coze_conflict_withdraw(hit->table, key, loser, decided);
+			coze_conflict_withdraw(table, json, loser, decided);
 	}
 	for (int i = 0; i < nlosses; i++)
 	{
 		if (!is_among(&without, former, nformer, with.ops[losses[i].loser].version,
 					  with.ops[losses[i].decided].version))
-			note_loss(deciding, hit, &with, &losses[i], key);
+			note_loss(table, mine, &with, &losses[i], json);
 	}
-	coze_owner_leave(&owner);
 }
 
-/* At the end of the entry, when it is known what it does to each key. */
-void
-coze_decide_report(CozeDeciding *deciding)
+/* --- gathering --- */
+
+/* What the entry does to a key. */
+typedef struct GatheredKey
 {
-	MemoryContext old = MemoryContextSwitchTo(deciding->context);
+	struct GatheredKey *next;	/* same hash */
+	CozeTable  *table;
+	Datum	   *key;
+	uint32		hash;
+	CozeOp		mine;
+} GatheredKey;
+
+typedef struct GatheredSlot
+{
+	uint32		hash;
+	GatheredKey *keys;
+} GatheredSlot;
+
+typedef struct CozeGathered
+{
+	MemoryContext context;
+	HTAB	   *slots;
+	List	   *keys;			/* GatheredKey, in the order in which they came */
+	List	   *truncated;		/* CozeTable: that the entry has truncated */
+	bool		left;			/* a mark remains */
+} CozeGathered;
+
+/* Without the rule little: what a test sees of a very large entry. */
+#define GATHERED_BYTES_MAX (COZE_RULE("gather-much") ? 16 * 1024 * 1024 : 64 * 1024)
+
+static CozeGathered *
+gathered_of(CozeDeciding *deciding)
+{
+	MemoryContext context;
+	MemoryContext old;
+	CozeGathered *g;
+	HASHCTL		ctl = {0};
+
+	if (deciding->gathered != NULL)
+		return deciding->gathered;
+	context = AllocSetContextCreate(deciding->context, "cozesync gathered keys",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	g = palloc0(sizeof(CozeGathered));
+	g->context = context;
+	ctl.keysize = sizeof(uint32);
+	ctl.entrysize = sizeof(GatheredSlot);
+	ctl.hcxt = context;
+	g->slots = hash_create("cozesync gathered keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	deciding->gathered = g;
+	MemoryContextSwitchTo(old);
+	return g;
+}
+
+static GatheredKey *
+find_gathered(CozeGathered *g, const CozeTable *table, const Datum *key, uint32 hash)
+{
+	GatheredSlot *slot = hash_search(g->slots, &hash, HASH_FIND, NULL);
+	GatheredKey *k = slot != NULL ? slot->keys : NULL;
+
+	while (k != NULL && (k->table != table || !coze_key_equal(table, k->key, key)))
+		k = k->next;
+	return k;
+}
+
+/* In g->context. */
+static GatheredKey *
+add_gathered(CozeDeciding *deciding, CozeTable *table, const Datum *key, uint32 hash)
+{
+	CozeGathered *g = deciding->gathered;
+	GatheredKey *k = palloc0(sizeof(GatheredKey));
+	GatheredSlot *slot;
+	bool		found;
+
+	k->table = table;
+	k->key = coze_key_copy(table, key);
+	k->hash = hash;
+	k->mine.version = deciding->head->version;
+	k->mine.seen = deciding->head->seen;
+	k->mine.truncate = list_member_ptr(g->truncated, table);
+	slot = hash_search(g->slots, &hash, HASH_ENTER, &found);
+	k->next = found ? slot->keys : NULL;
+	slot->keys = k;
+	g->keys = lappend(g->keys, k);
+	return k;
+}
+
+/* The keys of a change: its key, and if that changed its old one. */
+typedef struct ChangeKeys
+{
+	int			n;
+	Datum		keys[2][INDEX_MAX_KEYS];
+	uint32		hashes[2];
+} ChangeKeys;
+
+static void
+get_keys(const CozeMap *map, const CozeChange *change, ChangeKeys *k)
+{
+	k->n = 0;
+	coze_map_key(map, &change->key, k->keys[k->n++]);
+	if (change->flags & COZE_CHANGE_OLD_KEY)
+		coze_map_key(map, &change->old_key, k->keys[k->n++]);
+	for (int i = 0; i < k->n; i++)
+		k->hashes[i] = coze_key_hash(map->table, k->keys[i]);
+}
+
+static bool
+meets_unseen(CozeDeciding *deciding, CozeTable *table, const ChangeKeys *k)
+{
+	int			n;
+
+	for (int i = 0; i < k->n; i++)
+	{
+		if (candidates(deciding, table, k->hashes[i], &n) != NULL)
+			return true;
+	}
+	return false;
+}
+
+/* A change of an entry that the TRUNCATE's author had not seen. */
+typedef struct UnseenArg
+{
+	CozeDeciding *deciding;
+	CozeTable  *table;
+	MemoryContext context;		/* of a change */
+} UnseenArg;
+
+static void
+gather_unseen_change(void *arg, const CozeChange *change)
+{
+	UnseenArg  *u = arg;
+	CozeGathered *g = u->deciding->gathered;
+	CozeMap    *map = coze_map_get(change->relation);
+	MemoryContext old;
+	ChangeKeys	k;
+
+	if (change->kind == COZE_CHANGE_TRUNCATE || !coze_map_resolve(map, true) ||
+		map->table != u->table)
+		return;
+	old = MemoryContextSwitchTo(u->context);
+	get_keys(map, change, &k);
+	MemoryContextSwitchTo(g->context);
+	for (int i = 0; i < k.n; i++)
+	{
+		if (find_gathered(g, u->table, k.keys[i], k.hashes[i]) == NULL)
+			add_gathered(u->deciding, u->table, k.keys[i], k.hashes[i]);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(u->context);
+}
+
+/* Every key on which an operation is known that was not seen. */
+static void
+gather_unseen(CozeDeciding *deciding, CozeTable *table)
+{
+	const CozeEntryHead *head = deciding->head;
+	UnseenArg	u = {deciding, table};
+	CozeVersion *versions;
+	int			n;
+
+	u.context = AllocSetContextCreate(CurrentMemoryContext, "cozesync unseen key",
+									  ALLOCSET_SMALL_SIZES);
+	versions = coze_index_entries_on(table->relid, &n);
+	for (int i = 0; i < n; i++)
+	{
+		CozeEntryHead other;
+
+		if (coze_vector_has_seen(&head->seen, head->version, versions[i]))
+			continue;
+		if (coze_read_entry(versions[i], &other, UINT32_MAX, gather_unseen_change, &u))
+			coze_vector_free(&other.seen);
+	}
+	MemoryContextDelete(u.context);
+}
+
+static void
+gather_truncate(CozeDeciding *deciding, const CozeMap *map, const CozeChange *change)
+{
+	CozeGathered *g = deciding->gathered;
+	MemoryContext old = MemoryContextSwitchTo(g->context);
 	ListCell   *lc;
 
-	foreach(lc, deciding->hits)
-	{
-		report_hit(deciding, lfirst(lc));
-	}
-	deciding->hits = NIL;
+	g->truncated = list_append_unique_ptr(g->truncated, map->table);
 	MemoryContextSwitchTo(old);
-	coze_ops_trim_cache();
+	foreach(lc, g->keys)
+	{
+		GatheredKey *k = lfirst(lc);
+
+		if (k->table == map->table)
+			coze_op_take(&k->mine, map, k->key, change);
+	}
+	if (is_marked(deciding))
+		gather_unseen(deciding, map->table);
+	clear_mark(deciding);
+}
+
+/* With the owner's rights, of a table that does not fold. */
+void
+coze_decide_gather(CozeDeciding *deciding, const CozeMap *map, const CozeChange *change, bool all)
+{
+	CozeGathered *g = gathered_of(deciding);
+	CozeTable  *table = map->table;
+	GatheredKey *known[2] = {NULL, NULL};
+	MemoryContext old;
+	ChangeKeys	k;
+
+	if (change->kind == COZE_CHANGE_TRUNCATE)
+	{
+		gather_truncate(deciding, map, change);
+		return;
+	}
+	get_keys(map, change, &k);
+	for (int i = 0; i < k.n; i++)
+		known[i] = find_gathered(g, table, k.keys[i], k.hashes[i]);
+	if (known[0] == NULL && known[1] == NULL)
+	{
+		if (!(all ? meets_unseen(deciding, table, &k) : is_marked(deciding)))
+			return;
+		if (!all && MemoryContextMemAllocated(g->context, false) > GATHERED_BYTES_MAX)
+		{
+			g->left = true;
+			return;
+		}
+	}
+	old = MemoryContextSwitchTo(g->context);
+	/* in the order in which they lose and get a row */
+	for (int i = k.n - 1; i >= 0; i--)
+	{
+		if (known[i] == NULL)
+			known[i] = find_gathered(g, table, k.keys[i], k.hashes[i]);
+		if (known[i] == NULL)
+			known[i] = add_gathered(deciding, table, k.keys[i], k.hashes[i]);
+		coze_op_take(&known[i]->mine, map, known[i]->key, change);
+	}
+	MemoryContextSwitchTo(old);
+	clear_mark(deciding);
+}
+
+/* With our own rights.  True: there is more to gather. */
+bool
+coze_decide_report(CozeDeciding *deciding)
+{
+	CozeGathered *g = deciding->gathered;
+	MemoryContext context,
+				old;
+	ListCell   *lc;
+	bool		left;
+
+	if (g == NULL)
+		return false;
+	context = AllocSetContextCreate(deciding->context, "cozesync reported key", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	foreach(lc, g->keys)
+	{
+		GatheredKey *k = lfirst(lc);
+		CozeOwnerState owner;
+		CozeHit		hit;
+
+		coze_owner_enter(k->table, &owner);
+		if (coze_decide(deciding, k->table, k->key, k->hash, &hit))
+			report_hit(deciding, k->table, k->key, &hit, &k->mine);
+		coze_owner_leave(&owner);
+		coze_conflict_relieve();
+		coze_ops_trim_cache();
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	left = g->left;
+	deciding->gathered = NULL;
+	MemoryContextDelete(g->context);
+	return left;
 }

@@ -20,14 +20,10 @@
  */
 typedef struct CozeHit
 {
-	CozeTable  *table;
-	uint32		hash;
-	Datum	   *key;
 	bool		has_before;
 	bool		has_after;		/* a later operation: the entry's has no effect */
 	CozeOp		before;
 	CozeOp		after;
-	CozeOp		mine;
 } CozeHit;
 
 /* The entry that is being decided. */
@@ -35,12 +31,27 @@ typedef struct CozeDeciding
 {
 	const CozeEntryHead *head;
 	MemoryContext context;		/* as long as the entry */
-	List	   *hits;
+	uint32		change;			/* number of the change at hand, from 0 */
+	uint8	   *marks;			/* a bit for each change that has a hit */
+	Size		marks_size;
+	struct CozeGathered *gathered;	/* see coze_decide_gather() */
 } CozeDeciding;
 
-extern CozeHit *coze_decide(CozeDeciding *deciding, CozeTable *table, const Datum *key, uint32 hash);
-extern void coze_decide_again(CozeDeciding *deciding, CozeHit *hit);
+extern bool coze_decide(CozeDeciding *deciding, CozeTable *table, const Datum *key, uint32 hash,
+						CozeHit *hit);
 extern bool coze_decide_unknown(const CozeDeciding *deciding, CozeTable *table, uint32 hash);
-extern void coze_decide_report(CozeDeciding *deciding);
+
+/* A change of which conflicts are to be reported at the entry's end. */
+extern void coze_decide_mark(CozeDeciding *deciding);
+extern bool coze_decide_any_marked(const CozeDeciding *deciding);
+
+/*
+ * Report conflicts: gather what the entry does to the keys of marked changes (all: of
+ * any change that meets something unseen), by its changes in order, then report.
+ * Once more through all changes if that returns true.
+ */
+extern void coze_decide_gather(CozeDeciding *deciding, const CozeMap *map, const CozeChange *change,
+							   bool all);
+extern bool coze_decide_report(CozeDeciding *deciding);
 
 #endif							/* COZE_DECIDE_H */

@@ -5,8 +5,8 @@
  *
  * The entry's own bytes go to the log first; then its changes are taken one by
  * one, as they come off the batch or the spool, so that memory holds a row, not an
- * entry: map, decide, find, write.  What it means for conflicts is known, and
- * noted, at its end.
+ * entry: map, decide, find, write.  What it means for conflicts is known only at
+ * its end; then those changes that met any are gone through again (decide.c).
  *
  * A decision is only as good as the index was when it was made.  Where another
  * process held the row or key meanwhile the index is brought up to date
@@ -20,9 +20,10 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
-#include "utils/datum.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "apply/body.h"
 #include "apply/conflict.h"
 #include "apply/decide.h"
 #include "apply/entry.h"
@@ -35,16 +36,6 @@
 #include "debug.h"
 #include "log/log.h"
 
-/* A row that was not there, or was, though nothing says why. */
-typedef struct Surprise
-{
-	CozeTable  *table;
-	Datum	   *key;
-	CozeConflictType type;
-	CozeRow    *local;
-	CozeRow    *remote;
-} Surprise;
-
 typedef struct Applying
 {
 	CozeQueuedEntry *entry;
@@ -54,7 +45,7 @@ typedef struct Applying
 	bool		together;		/* tables that fold: gather, decide at the end */
 	bool		stale;
 	uint64		rows;
-	List	   *surprises;
+	HTAB	   *surprises;		/* keys of which one was noted; NULL: none */
 	List	   *gathered;		/* CozeTogether */
 
 	/* The change at hand. */
@@ -65,110 +56,84 @@ typedef struct Applying
 
 /* --- surprises --- */
 
-static CozeRow *
-copy_row(const CozeTable *table, const CozeRow *row)
+/* A key, by its hash. */
+typedef struct SurprisedKey
 {
-	CozeRow    *copy = coze_row_alloc(table);
+	Oid			relid;
+	uint32		hash;
+} SurprisedKey;
 
-	for (int i = 0; i < table->desc->natts; i++)
+static void
+remember_surprise(Applying *a, uint32 hash)
+{
+	SurprisedKey name = {a->map->table->relid, hash};
+
+	if (a->surprises == NULL)
 	{
-		Form_pg_attribute att = TupleDescAttr(table->desc, i);
+		HASHCTL		ctl = {0};
 
-		copy->known[i] = row->known[i];
-		copy->isnull[i] = row->isnull[i];
-		if (!row->isnull[i])
-			copy->values[i] = datumCopy(row->values[i], att->attbyval, att->attlen);
+		ctl.keysize = ctl.entrysize = sizeof(SurprisedKey);
+		ctl.hcxt = a->deciding.context;
+		a->surprises = hash_create("cozesync surprises", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	return copy;
+	hash_search(a->surprises, &name, HASH_ENTER, NULL);
 }
 
 /*
+ * A row was not there, or was, though nothing says why.
+ *
  * Of a table that folds the row may differ from what the author saw for reasons that
  * neither its key nor its values show; all that is known is to be looked at.
  */
 static void
-note_surprise(Applying *a, const Datum *key, CozeConflictType type, const CozeRow *local,
-			  const CozeRow *remote)
+note_surprise(Applying *a, const Datum *key, uint32 hash, CozeConflictType type,
+			  const CozeRow *local, const CozeRow *remote)
 {
-	MemoryContext old;
-	Surprise   *s;
+	CozeTable  *table = a->map->table;
+	CozeConflict conflict = {
+		.table = table,
+		.type = type,
+		.policy = coze_row_policy_name(COZE_ROW_LAST_UPDATE_WINS),
+		.outcome = "took remote",
+		.reason = COZE_REASON_UNEXPLAINED,
+		.loser = a->deciding.head->version,
+		.decided = a->deciding.head->version,
+		.remote = a->deciding.head->version,
+	};
 
-	if (coze_table_folds(a->map->table))
+	if (coze_table_folds(table))
 	{
 		a->stale = true;
 		return;
 	}
-	old = MemoryContextSwitchTo(a->deciding.context);
-	s = palloc0(sizeof(Surprise));
-	s->table = a->map->table;
-	s->key = coze_key_copy(s->table, key);
-	s->type = type;
-	s->local = local != NULL ? copy_row(s->table, local) : NULL;
-	s->remote = remote != NULL ? copy_row(s->table, remote) : NULL;
-	a->surprises = lappend(a->surprises, s);
-	MemoryContextSwitchTo(old);
+	conflict.key = coze_key_to_jsonb(table, key);
+	conflict.local_row = coze_row_to_jsonb(table, local);
+	conflict.remote_row = conflict.result_row = coze_row_to_jsonb(table, remote);
+	coze_conflict_note(&conflict);
+	remember_surprise(a, hash);
 }
 
 /* What the transaction had done to the key before explains it. */
 static void
-explain_surprises(Applying *a, const Datum *key)
+explain_surprise(Applying *a, const Datum *key, uint32 hash)
 {
-	ListCell   *lc;
+	SurprisedKey name = {a->map->table->relid, hash};
+	CozeVersion mine = a->deciding.head->version;
 
-	foreach(lc, a->surprises)
-	{
-		Surprise   *s = lfirst(lc);
-
-		if (s->table == a->map->table && coze_key_equal(s->table, s->key, key))
-			a->surprises = foreach_delete_current(a->surprises, lc);
-	}
-}
-
-static void
-report_surprises(Applying *a)
-{
-	ListCell   *lc;
-
-	foreach(lc, a->surprises)
-	{
-		Surprise   *s = lfirst(lc);
-		CozeConflict conflict = {
-			.table = s->table,
-			.type = s->type,
-			.policy = coze_row_policy_name(COZE_ROW_LAST_UPDATE_WINS),
-			.outcome = "took remote",
-			.reason = COZE_REASON_UNEXPLAINED,
-			.loser = a->deciding.head->version,
-			.decided = a->deciding.head->version,
-			.remote = a->deciding.head->version,
-		};
-		CozeOwnerState owner;
-
-		coze_owner_enter(s->table, &owner);
-		conflict.key = coze_key_to_jsonb(s->table, s->key);
-		conflict.local_row = coze_row_to_jsonb(s->table, s->local);
-		conflict.remote_row = conflict.result_row = coze_row_to_jsonb(s->table, s->remote);
-		coze_owner_leave(&owner);
-		coze_conflict_note(&conflict);
-	}
+	if (a->surprises != NULL && hash_search(a->surprises, &name, HASH_FIND, NULL) != NULL)
+		coze_conflict_withdraw(a->map->table, coze_key_to_jsonb(a->map->table, key), mine, mine);
 }
 
 /* --- one key --- */
 
-/* Does the entry's operation on the key have an effect?  *hit: NULL, or with whom it is concurrent. */
+/* Does the entry's operation on the key have an effect?  *hit: with whom it is concurrent. */
 static bool
-decide(Applying *a, const Datum *key, uint32 hash, CozeHit **hit)
+decide(Applying *a, const Datum *key, uint32 hash, CozeHit *hit)
 {
-	*hit = coze_decide(&a->deciding, a->map->table, key, hash);
-	if (*hit != NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(a->deciding.context);
-
-		coze_op_take(&(*hit)->mine, a->map, (*hit)->key, a->change);
-		MemoryContextSwitchTo(old);
-	}
+	if (coze_decide(&a->deciding, a->map->table, key, hash, hit))
+		coze_decide_mark(&a->deciding);
 	COZE_DEBUG_POINT("apply-decided");
-	return *hit == NULL || !(*hit)->has_after;
+	return !hit->has_after;
 }
 
 /*
@@ -176,7 +141,7 @@ decide(Applying *a, const Datum *key, uint32 hash, CozeHit **hit)
  * what he did.
  */
 static bool
-decide_again(Applying *a, const Datum *key, uint32 hash, CozeHit **hit)
+decide_again(Applying *a, const Datum *key, uint32 hash, CozeHit *hit)
 {
 	coze_index_extend();
 	if (coze_index_is_stale() || coze_table_folds(a->map->table))
@@ -184,17 +149,14 @@ decide_again(Applying *a, const Datum *key, uint32 hash, CozeHit **hit)
 		a->stale = true;
 		return false;
 	}
-	if (*hit == NULL)
-		return decide(a, key, hash, hit);
-	coze_decide_again(&a->deciding, *hit);
-	return !(*hit)->has_after;
+	return decide(a, key, hash, hit);
 }
 
 /* An insert of a key of which nothing is known is tried without looking first. */
 static bool
 may_insert_blindly(const Applying *a, const CozeHit *hit, uint32 hash)
 {
-	return !a->careful && hit == NULL && a->change->kind == COZE_CHANGE_INSERT &&
+	return !a->careful && !hit->has_before && a->change->kind == COZE_CHANGE_INSERT &&
 		coze_decide_unknown(&a->deciding, a->map->table, hash);
 }
 
@@ -202,7 +164,7 @@ may_insert_blindly(const Applying *a, const CozeHit *hit, uint32 hash)
 static bool
 is_unexplained(const CozeHit *hit, bool there)
 {
-	return hit == NULL || !hit->has_before ||
+	return !hit->has_before ||
 		(hit->before.truncate && !hit->before.found ? there : hit->before.leaves_row != there);
 }
 
@@ -210,13 +172,13 @@ static void
 put_row(Applying *a, const Datum *key, uint32 hash, CozeRow *row)
 {
 	CozeTable  *table = a->map->table;
-	CozeHit    *hit;
+	CozeHit		hit;
 	CozeFound	found;
 	bool		there;
 
 	if (!decide(a, key, hash, &hit))
 		return;
-	if (may_insert_blindly(a, hit, hash))
+	if (may_insert_blindly(a, &hit, hash))
 	{
 		coze_row_insert(a->target, row);
 		coze_index_wrote(table->relid, COZE_SLOT_KEY, hash);
@@ -227,20 +189,20 @@ put_row(Applying *a, const Datum *key, uint32 hash, CozeRow *row)
 		return;
 	if (there)
 	{
-		if (a->change->kind == COZE_CHANGE_INSERT && is_unexplained(hit, true))
+		if (a->change->kind == COZE_CHANGE_INSERT && is_unexplained(&hit, true))
 		{
 			CozeRow    *local = coze_row_alloc(table);
 
 			coze_row_of_slot(a->target, &found, local);
-			note_surprise(a, key, COZE_CONFLICT_INSERT_EXISTS, local, row);
+			note_surprise(a, key, hash, COZE_CONFLICT_INSERT_EXISTS, local, row);
 		}
 		coze_row_update(a->target, &found, row);
 	}
 	else
 	{
 		if (a->change->kind == COZE_CHANGE_UPDATE && (a->change->flags & COZE_CHANGE_OLD_KEY) == 0 &&
-			is_unexplained(hit, false))
-			note_surprise(a, key, COZE_CONFLICT_UPDATE_MISSING, NULL, row);
+			is_unexplained(&hit, false))
+			note_surprise(a, key, hash, COZE_CONFLICT_UPDATE_MISSING, NULL, row);
 		coze_row_insert(a->target, row);
 	}
 	coze_index_wrote(table->relid, COZE_SLOT_KEY, hash);
@@ -249,7 +211,7 @@ put_row(Applying *a, const Datum *key, uint32 hash, CozeRow *row)
 static void
 remove_row(Applying *a, const Datum *key, uint32 hash)
 {
-	CozeHit    *hit;
+	CozeHit		hit;
 	CozeFound	found;
 	bool		there;
 
@@ -260,8 +222,8 @@ remove_row(Applying *a, const Datum *key, uint32 hash)
 		return;
 	if (there)
 		coze_row_delete(a->target, &found);
-	else if (a->change->kind == COZE_CHANGE_DELETE && is_unexplained(hit, false))
-		note_surprise(a, key, COZE_CONFLICT_DELETE_MISSING, NULL, NULL);
+	else if (a->change->kind == COZE_CHANGE_DELETE && is_unexplained(&hit, false))
+		note_surprise(a, key, hash, COZE_CONFLICT_DELETE_MISSING, NULL, NULL);
 	coze_index_wrote(a->map->table->relid, COZE_SLOT_KEY, hash);
 }
 
@@ -296,6 +258,7 @@ apply_row_change(Applying *a)
 	CozeTable  *table = a->map->table;
 	Datum		key[INDEX_MAX_KEYS];
 	uint32		hash;
+	CozeHit		hit;
 
 	coze_map_key(a->map, &change->key, key);
 	hash = coze_key_hash(table, key);
@@ -317,7 +280,9 @@ apply_row_change(Applying *a)
 			coze_index_add(table, COZE_SLOT_KEY, hash, COZE_OP_EXISTED);
 			break;
 		case COZE_CHANGE_SUPERSEDED:
-			explain_surprises(a, key);
+			(void) decide(a, key, hash, &hit);
+			explain_surprise(a, key, hash);
+			coze_index_add(table, COZE_SLOT_KEY, hash, 0);
 			break;
 		case COZE_CHANGE_TRUNCATE:
 			break;
@@ -438,6 +403,15 @@ concerns_others(Applying *a)
 
 /* --- one change, of any table --- */
 
+/* Nothing that it has needed is needed any more. */
+static void
+end_change(Applying *a)
+{
+	MemoryContextReset(a->change_context);
+	coze_ops_trim_cache();
+	coze_conflict_relieve();
+}
+
 /* False: the table is not under sync any more, and the change is nobody's business. */
 static bool
 open_target(Applying *a)
@@ -460,7 +434,7 @@ static void
 apply_here(Applying *a)
 {
 	if (a->change->kind == COZE_CHANGE_TRUNCATE)
-		coze_truncate_apply(&a->deciding, a->map, a->target, a->change);
+		coze_truncate_apply(&a->deciding, a->map->table, a->target);
 	else
 		apply_row_change(a);
 }
@@ -489,56 +463,93 @@ apply_change(Applying *a, const CozeChange *change)
 	coze_applying.relation = NULL;
 	coze_applying.key = NULL;
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(a->change_context);
+	end_change(a);
+}
+
+/* --- conflicts of one change --- */
+
+static void
+gather_conflicts(Applying *a, const CozeChange *change)
+{
+	CozeOwnerState owner;
+	MemoryContext old = MemoryContextSwitchTo(a->change_context);
+
+	a->map = coze_map_get(change->relation);
+	if (coze_map_resolve(a->map, true) && !coze_table_folds(a->map->table))
+	{
+		coze_owner_enter(a->map->table, &owner);
+		coze_decide_gather(&a->deciding, a->map, change, false);
+		coze_owner_leave(&owner);
+	}
+	MemoryContextSwitchTo(old);
+	end_change(a);
 }
 
 /* --- the entry --- */
 
-static void
-apply_changes(Applying *a, CozeChangeReader *reader, const char *data, Size size)
-{
-	CozeChange	change;
-	int			result = 1;
+typedef void (*EachChange) (Applying *a, const CozeChange *change);
 
-	coze_wire_reader_feed(reader, data, size);
-	while (!a->stale && (result = coze_wire_reader_next(reader, &change)) > 0)
-		apply_change(a, &change);
-	if (result < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("a received entry is damaged: %s", reader->error)));
+static void
+damaged(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("a received entry is damaged: %s", what)));
 }
 
 static void
-apply_body(Applying *a)
+get_chunk(const char *data, Size size, CozeChunk *chunk)
 {
-	CozeChangeReader reader;
+	const char *error = coze_wire_get_chunk(data, size, chunk);
+
+	if (error != NULL)
+		damaged(error);
+}
+
+static void
+each_in(Applying *a, CozeBodyReader *body, uint64 seq, const char *data, Size size, EachChange each)
+{
+	CozeChange	change;
+	CozePlace	place;
+	int			result = 1;
+
+	coze_body_feed(body, seq, data, size);
+	while (!a->stale && (result = coze_body_next(body, &change, &place)) > 0)
+	{
+		coze_index_at(&place);
+		each(a, &change);
+		a->deciding.change++;
+	}
+	if (result < 0)
+		damaged(body->reader.error);
+}
+
+/* Each change of the entry, until something turns out to be stale. */
+static void
+each_change(Applying *a, EachChange each)
+{
+	CozeBodyReader body;
 	CozeChunkReader chunks;
 	const char *data;
 	Size		size;
 
-	coze_wire_reader_init(&reader);
+	a->deciding.change = 0;
+	coze_body_begin(&body);
 	if (a->entry->head.nchunks == 0)
-		apply_changes(a, &reader, a->entry->head.inline_body, a->entry->head.inline_size);
+		each_in(a, &body, 0, a->entry->head.inline_body, a->entry->head.inline_size, each);
 	coze_chunks_begin(&chunks, a->entry);
 	while (!a->stale && coze_chunks_next(&chunks, &data, &size))
 	{
 		CozeChunk	chunk;
-		const char *error = coze_wire_get_chunk(data, size, &chunk);
 
-		if (error != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("a received entry is damaged: %s", error)));
-		apply_changes(a, &reader, chunk.body, chunk.size);
+		get_chunk(data, size, &chunk);
+		each_in(a, &body, chunk.seq, chunk.body, chunk.size, each);
 		CHECK_FOR_INTERRUPTS();
 	}
 	coze_chunks_end(&chunks);
-	if (!a->stale && !coze_wire_reader_at_end(&reader))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("a received entry is damaged: its body is cut off")));
-	coze_wire_reader_free(&reader);
+	if (!a->stale && !coze_body_at_end(&body))
+		damaged("its body is cut off");
+	coze_body_end(&body);
 }
 
 /* The same bytes as came, under a number of chunks of our own. */
@@ -556,17 +567,21 @@ append_to_log(CozeQueuedEntry *entry)
 	while (coze_chunks_next(&chunks, &data, &size))
 	{
 		CozeChunk	chunk;
-		const char *error = coze_wire_get_chunk(data, size, &chunk);
 
-		if (error != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("a received entry is damaged: %s", error)));
+		get_chunk(data, size, &chunk);
 		coze_log_append_chunk(id, chunk.seq, data, size);
 	}
 	coze_chunks_end(&chunks);
 	coze_log_append_head(entry->head.version, id, entry->data, entry->size);
 	CommandCounterIncrement();
+}
+
+static void
+report_conflicts(Applying *a)
+{
+	do
+		each_change(a, gather_conflicts);
+	while (coze_decide_report(&a->deciding));
 }
 
 CozeApplied
@@ -590,14 +605,11 @@ coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows)
 	if (entry->head.kind == COZE_ENTRY_DATA)
 	{
 		a.together = careful || (entry->head.nchunks == 0 && concerns_others(&a));
-		apply_body(&a);
+		each_change(&a, apply_change);
 		if (!a.stale)
 			apply_gathered(&a);
-	}
-	if (!a.stale)
-	{
-		coze_decide_report(&a.deciding);
-		report_surprises(&a);
+		if (!a.stale && coze_decide_any_marked(&a.deciding))
+			report_conflicts(&a);
 	}
 	*rows = a.rows;
 	coze_applying.version.hlc = 0;
@@ -609,24 +621,12 @@ coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows)
 /* --- own entries --- */
 
 static void
-report_key(Applying *a, const CozeImage *image)
-{
-	Datum		key[INDEX_MAX_KEYS];
-	CozeHit    *hit;
-
-	coze_map_key(a->map, image, key);
-	hit = coze_decide(&a->deciding, a->map->table, key, coze_key_hash(a->map->table, key));
-	if (hit != NULL)
-		coze_op_take(&hit->mine, a->map, hit->key, a->change);
-}
-
-static void
-report_change(void *arg, const CozeChange *change)
+gather_own_change(void *arg, const CozeChange *change)
 {
 	Applying   *a = arg;
 	CozeOwnerState owner;
+	MemoryContext old;
 
-	a->change = change;
 	a->map = coze_map_get(change->relation);
 	if (!coze_map_resolve(a->map, true))
 		return;
@@ -635,11 +635,12 @@ report_change(void *arg, const CozeChange *change)
 		coze_together_take(together_of(a), a->map, change);
 	else if (change->kind != COZE_CHANGE_TRUNCATE)
 	{
-		report_key(a, &change->key);
-		if (change->flags & COZE_CHANGE_OLD_KEY)
-			report_key(a, &change->old_key);
+		old = MemoryContextSwitchTo(a->change_context);
+		coze_decide_gather(&a->deciding, a->map, change, true);
+		MemoryContextSwitchTo(old);
 	}
 	coze_owner_leave(&owner);
+	end_change(a);
 }
 
 void
@@ -652,9 +653,10 @@ coze_entry_report(CozeVersion version)
 	Applying	a = {.deciding = {.head = &head,.context = context}};
 	ListCell   *lc;
 
-	if (coze_read_entry(version, &head, UINT32_MAX, report_change, &a))
+	a.change_context = AllocSetContextCreate(context, "cozesync own change", ALLOCSET_SMALL_SIZES);
+	if (coze_read_entry(version, &head, UINT32_MAX, gather_own_change, &a))
 	{
-		coze_decide_report(&a.deciding);
+		(void) coze_decide_report(&a.deciding);
 		foreach(lc, a.gathered)
 		{
 			CozeTogether *together = lfirst(lc);

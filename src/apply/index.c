@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "apply/body.h"
 #include "apply/index.h"
 #include "apply/ops.h"
 #include "debug.h"
@@ -110,6 +111,8 @@ static uint32 written_cap = 0;
 /* Whose operations are being added. */
 static IndexOrigin *adding_origin = NULL;
 static CozeVersion adding;
+static CozePlace adding_at;		/* where the change begins */
+static bool adding_truncates;	/* the entry has truncated a table */
 static bool adding_applied;		/* by the transaction at hand */
 static const CozeVector *adding_seen = NULL;	/* of an own entry that has just come to light */
 static bool adding_late;
@@ -201,6 +204,14 @@ coze_index_version(const CozeIndexOp *op)
 	CozeVersion version = {op->hlc, origins[op->origin].origin};
 
 	return version;
+}
+
+CozePlace
+coze_index_place(const CozeIndexOp *op)
+{
+	CozePlace	place = {op->seq, op->offset, op->context};
+
+	return place;
 }
 
 bool
@@ -506,11 +517,16 @@ remember_late(CozeVersion version)
 void
 coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 {
-	/* A TRUNCATE of a row that is gone anyway ends its conflicts without a record. */
-	bool		folds = coze_table_folds(table) || slot == COZE_SLOT_TRUNCATE;
+	bool		folds;
 	CozeIndexOp *op;
 	uint32		bucket;
 
+	/*
+	 * A TRUNCATE of a row that is gone anyway ends its conflicts without a record.
+	 * What the entry does to the row afterwards is kept as long as the TRUNCATE.
+	 */
+	adding_truncates |= slot == COZE_SLOT_TRUNCATE;
+	folds = coze_table_folds(table) || adding_truncates;
 	if (!adding_applied)
 		compare_with_written(table->relid, slot, hash);
 	if (adding_seen != NULL && !adding_late)
@@ -522,6 +538,9 @@ coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 		grow_buckets();
 	op = MemoryContextAlloc(op_context, sizeof(CozeIndexOp));
 	op->hlc = adding.hlc;
+	op->seq = adding_at.seq;
+	op->offset = adding_at.offset;
+	op->context = adding_at.context;
 	op->relid = table->relid;
 	op->hash = hash;
 	op->origin = adding_origin - origins;
@@ -545,6 +564,15 @@ begin_adding(CozeVersion version, bool applied)
 	adding = version;
 	adding_origin = origin_entry(version.origin);
 	adding_applied = applied;
+	adding_truncates = false;
+	adding_at.seq = 0;
+	adding_at.context = COZE_CONTEXT_UNKNOWN;
+}
+
+void
+coze_index_at(const CozePlace *place)
+{
+	adding_at = *place;
 }
 
 void
@@ -626,63 +654,7 @@ coze_index_abort(void)
 	forget_transaction();
 }
 
-/* --- reading the log --- */
-
-typedef struct ReadArg
-{
-	CozeChangeReader reader;
-	CozeChangeCallback callback;
-	void	   *arg;
-} ReadArg;
-
-static void
-damaged(const char *what)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("an entry of the change log is damaged: %s", what)));
-}
-
-static void
-read_some(ReadArg *read, const char *data, Size size)
-{
-	CozeChange	change;
-	int			result;
-
-	coze_wire_reader_feed(&read->reader, data, size);
-	while ((result = coze_wire_reader_next(&read->reader, &change)) > 0)
-		read->callback(read->arg, &change);
-	if (result < 0)
-		damaged(read->reader.error);
-}
-
-static void
-read_chunk(void *arg, const char *data, Size size)
-{
-	CozeChunk	chunk;
-	const char *error = coze_wire_get_chunk(data, size, &chunk);
-
-	if (error != NULL)
-		damaged(error);
-	read_some(arg, chunk.body, chunk.size);
-}
-
-/* Every change of an entry of the log. */
-void
-coze_read_changes(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
-				  CozeChangeCallback callback, void *arg)
-{
-	ReadArg		read = {.callback = callback, .arg = arg};
-
-	coze_wire_reader_init(&read.reader);
-	if (chunks == 0)
-		read_some(&read, head->inline_body, head->inline_size);
-	else
-		coze_log_read_chunks(chunks, snapshot, read_chunk, &read);
-	if (!coze_wire_reader_at_end(&read.reader))
-		damaged("its body is cut off");
-	coze_wire_reader_free(&read.reader);
-}
+/* --- entries of the log --- */
 
 static void
 decode_head(const CozeLogEntry *entry, CozeEntryHead *head)
@@ -690,41 +662,15 @@ decode_head(const CozeLogEntry *entry, CozeEntryHead *head)
 	const char *error = coze_wire_get_head(entry->head, entry->size, head);
 
 	if (error != NULL)
-		damaged(error);
-}
-
-/*
- * One entry by its version; false: it is not in the log (any more).  Its changes
- * only if there are no more than max.
- */
-bool
-coze_read_entry(CozeVersion version, CozeEntryHead *head, uint32 max, CozeChangeCallback callback,
-				void *arg)
-{
-	CozeVectorEntry from = {version.origin, version.hlc - 1};
-	CozeVectorEntry to = {version.origin, version.hlc};
-	CozeVector	after = {1, 0, &from};
-	CozeVector	upto = {1, 0, &to};
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	CozeLogReader *reader = coze_log_open(&after, &upto, snapshot);
-	CozeLogEntry entry;
-	bool		found = coze_log_next(reader, &entry);
-
-	if (found)
-	{
-		decode_head(&entry, head);
-		if (head->nchanges <= max)
-			coze_read_changes(head, entry.chunks, snapshot, callback, arg);
-		head->inline_body = NULL;
-	}
-	coze_log_close(reader);
-	UnregisterSnapshot(snapshot);
-	return found;
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("an entry of the change log is damaged: %s", error)));
 }
 
 static void
-index_change(void *arg, const CozeChange *change)
+index_change(void *arg, const CozeChange *change, const CozePlace *place)
 {
+	coze_index_at(place);
 	coze_ops_index(change);
 }
 
@@ -739,7 +685,7 @@ index_entry(const CozeLogEntry *entry, Snapshot snapshot)
 		adding_seen = &head.seen;
 	adding_late = false;
 	if (head.kind == COZE_ENTRY_DATA)
-		coze_read_changes(&head, entry->chunks, snapshot, index_change, NULL);
+		coze_read_placed(&head, entry->chunks, snapshot, index_change, NULL);
 	adding_seen = NULL;
 	if (adding_late)
 		remember_late(entry->version);
@@ -814,7 +760,9 @@ coze_index_extend(void)
 				old;
 	Snapshot	snapshot;
 	CozeVersion interrupted = adding;
+	CozePlace	interrupted_at = adding_at;
 	bool		was_applied = adding_applied;
+	bool		had_truncated = adding_truncates;
 
 	if (!may_be_more(&horizon))
 		return;
@@ -840,7 +788,11 @@ coze_index_extend(void)
 	if (horizon - 1 > indexed_upto)
 		set_indexed_upto(horizon - 1);
 	if (interrupted.hlc != 0)
+	{
 		begin_adding(interrupted, was_applied);
+		adding_at = interrupted_at;
+		adding_truncates = had_truncated;
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

@@ -17,6 +17,7 @@
 
 #include "postgres.h"
 
+#include "apply/body.h"
 #include "apply/relation.h"
 #include "base/vector.h"
 #include "base/wire.h"
@@ -36,9 +37,12 @@ typedef struct CozeIndexOp
 	struct CozeIndexOp *chain;	/* same bucket */
 	struct CozeIndexOp *later;	/* same list of its origin */
 	CozeHlc		hlc;
+	uint64		seq;			/* place of the change: see coze_index_place() */
 	Oid			relid;
 	uint32		hash;
 	uint16		origin;			/* number, see coze_index_version() */
+	uint16		offset;
+	uint16		context;
 	uint8		slot;
 	uint8		flags;
 } CozeIndexOp;
@@ -50,6 +54,7 @@ extern void coze_index_trim(void);
 extern void coze_index_reset(void);
 
 extern CozeVersion coze_index_version(const CozeIndexOp *op);
+extern CozePlace coze_index_place(const CozeIndexOp *op);
 extern CozeIndexOp *coze_index_first(Oid relid, uint8 slot, uint32 hash);
 extern CozeIndexOp *coze_index_next(const CozeIndexOp *op);
 extern bool coze_index_has_truncates(void);
@@ -60,6 +65,8 @@ extern CozeVersion *coze_index_entries_on(Oid relid, int *n);
 
 /* The next operations that are added belong to this entry, which is being applied. */
 extern void coze_index_entry(const CozeEntryHead *head);
+/* ... and stand at this place of it. */
+extern void coze_index_at(const CozePlace *place);
 extern void coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags);
 
 /*
@@ -78,15 +85,5 @@ extern bool coze_index_take_late(CozeVersion *version);
 
 extern void coze_index_commit(void);
 extern void coze_index_abort(void);
-
-/* --- reading the log ------------------------------------------------------------- */
-
-/* change: number within the entry; valid until the next call. */
-typedef void (*CozeChangeCallback) (void *arg, const CozeChange *change);
-
-extern void coze_read_changes(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
-							  CozeChangeCallback callback, void *arg);
-extern bool coze_read_entry(CozeVersion version, CozeEntryHead *head, uint32 max,
-							CozeChangeCallback callback, void *arg);
 
 #endif							/* COZE_INDEX_H */

@@ -55,5 +55,6 @@ extern bool coze_op_load(CozeVersion version, CozeTable *table, const Datum *key
 extern bool coze_ops_each(CozeVersion version, CozeTable *table,
 						  void (*callback) (void *arg, const Datum *key, const CozeOp *op), void *arg);
 extern void coze_ops_trim_cache(void);
+extern void coze_ops_forget_cache(void);
 
 #endif							/* COZE_OPS_H */

@@ -31,80 +31,34 @@
 #include "compat.h"
 #include "debug.h"
 
-typedef struct Truncating
-{
-	CozeDeciding *deciding;
-	CozeMap    *map;
-	CozeTarget *target;
-	const CozeChange *change;
-	bool		any_later;		/* is an operation later than this known? */
-} Truncating;
-
 /* --- keys that others wrote to, unseen --- */
 
-static void
-take_key(Truncating *t, const CozeImage *image)
+/* Is an operation known that is later? */
+static bool
+is_any_later(const CozeEntryHead *head, Oid relid)
 {
-	CozeTable  *table = t->map->table;
-	Datum		key[INDEX_MAX_KEYS];
-	CozeHit    *hit;
-
-	coze_map_key(t->map, image, key);
-	hit = coze_decide(t->deciding, table, key, coze_key_hash(table, key));
-	if (hit != NULL)
-		coze_op_take(&hit->mine, t->map, hit->key, t->change);
-}
-
-/* A change of an entry that the TRUNCATE's author had not seen. */
-static void
-take_unseen_change(void *arg, const CozeChange *change)
-{
-	Truncating *t = arg;
-	CozeMap    *map = coze_map_get(change->relation);
-	CozeMap    *mine = t->map;
-
-	if (change->kind == COZE_CHANGE_TRUNCATE || !coze_map_resolve(map, true) ||
-		map->table != mine->table)
-		return;
-	t->map = map;
-	take_key(t, &change->key);
-	if (change->flags & COZE_CHANGE_OLD_KEY)
-		take_key(t, &change->old_key);
-	t->map = mine;
-}
-
-/* Note a hit for every key on which an operation is known that was not seen. */
-static void
-take_unseen(Truncating *t)
-{
-	const CozeEntryHead *head = t->deciding->head;
 	CozeVersion *versions;
 	int			n;
 
-	versions = coze_index_entries_on(t->map->table->relid, &n);
+	versions = coze_index_entries_on(relid, &n);
 	for (int i = 0; i < n; i++)
 	{
-		CozeEntryHead other;
-
-		if (coze_vector_has_seen(&head->seen, head->version, versions[i]))
-			continue;
-		if (coze_version_cmp(versions[i], head->version) > 0)
-			t->any_later = true;
-		if (coze_read_entry(versions[i], &other, UINT32_MAX, take_unseen_change, t))
-			coze_vector_free(&other.seen);
+		if (coze_version_cmp(versions[i], head->version) > 0 &&
+			!coze_vector_has_seen(&head->seen, head->version, versions[i]))
+			return true;
 	}
+	return false;
 }
 
 /* --- rows --- */
 
 /* Its rows go, unless something later is known of them. */
 static void
-delete_rows(Truncating *t)
+delete_rows(CozeDeciding *deciding, CozeTable *table, CozeTarget *target)
 {
-	CozeTable  *table = t->map->table;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cozesync truncated row",
 												  ALLOCSET_SMALL_SIZES);
-	CozeRowScan *scan = coze_row_scan_begin(t->target);
+	CozeRowScan *scan = coze_row_scan_begin(target);
 	CozeFound	scanned;
 
 	while (coze_row_scan_next(scan, &scanned))
@@ -112,18 +66,19 @@ delete_rows(Truncating *t)
 		MemoryContext old = MemoryContextSwitchTo(context);
 		CozeRow    *row = coze_row_alloc(table);
 		Datum		key[INDEX_MAX_KEYS];
-		CozeHit    *hit;
+		CozeHit		hit;
 		CozeFound	found;
 
 		CHECK_FOR_INTERRUPTS();
-		coze_row_of_slot(t->target, &scanned, row);
+		coze_row_of_slot(target, &scanned, row);
 		coze_key_of_row(table, row, key);
-		hit = coze_decide(t->deciding, table, key, coze_key_hash(table, key));
-		if ((hit == NULL || !hit->has_after || !COZE_RULE("truncate-newer")) &&
-			coze_row_find(t->target, key, COZE_LOOK_TO_DELETE, &found))
-			coze_row_delete(t->target, &found);
+		coze_decide(deciding, table, key, coze_key_hash(table, key), &hit);
+		if ((!hit.has_after || !COZE_RULE("truncate-newer")) &&
+			coze_row_find(target, key, COZE_LOOK_TO_DELETE, &found))
+			coze_row_delete(target, &found);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
+		coze_ops_trim_cache();
 	}
 	coze_row_scan_end(scan);
 	MemoryContextDelete(context);
@@ -165,18 +120,14 @@ is_referred_to(Oid relid)
 }
 
 void
-coze_truncate_apply(CozeDeciding *deciding, CozeMap *map, CozeTarget *target,
-					const CozeChange *change)
+coze_truncate_apply(CozeDeciding *deciding, CozeTable *table, CozeTarget *target)
 {
-	Truncating	t = {deciding, map, target, change, false};
-	CozeTable  *table = map->table;
-
 	coze_target_lock_exclusively(target);
 	/* Who has just let go of the table may have written to it. */
 	coze_index_extend();
-	take_unseen(&t);
-	if (t.any_later || is_referred_to(table->relid))
-		delete_rows(&t);
+	coze_decide_mark(deciding);
+	if (is_any_later(deciding->head, table->relid) || is_referred_to(table->relid))
+		delete_rows(deciding, table, target);
 	else
 		cut_off(target, table);
 	coze_index_wrote(table->relid, COZE_SLOT_TRUNCATE, 0);

@@ -13,7 +13,6 @@
 #include "apply/decide.h"
 #include "apply/row.h"
 
-extern void coze_truncate_apply(CozeDeciding *deciding, CozeMap *map, CozeTarget *target,
-								const CozeChange *change);
+extern void coze_truncate_apply(CozeDeciding *deciding, CozeTable *table, CozeTarget *target);
 
 #endif							/* COZE_TRUNCATE_H */
