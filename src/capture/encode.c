@@ -3,7 +3,8 @@
  * encode.c
  *		One change of one row, into the buffer, in the wire format.
  *
- * Values go from the slots straight to where they leave from.
+ * Values go from the slots straight to where they leave from.  Slots are deformed here,
+ * and no further than what is written needs: of most old rows that is the key.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +15,7 @@
 #include "capture/buffer.h"
 #include "capture/capture.h"
 
-/* Columns from..to - 1 of the descriptor. */
+/* Columns from..to - 1 of the descriptor, which the slot is deformed up to. */
 static void
 put_columns(CozeBuf *buf, CozePlan *plan, TupleTableSlot *slot, int from, int to)
 {
@@ -27,10 +28,18 @@ put_columns(CozeBuf *buf, CozePlan *plan, TupleTableSlot *slot, int from, int to
 	}
 }
 
+static void
+put_key(CozeBuf *buf, CozePlan *plan, TupleTableSlot *slot)
+{
+	slot_getsomeattrs(slot, plan->key_natts);
+	put_columns(buf, plan, slot, 0, plan->nkeys);
+}
+
 /* All columns but those of the key. */
 static void
 put_image(CozeBuf *buf, CozePlan *plan, TupleTableSlot *slot)
 {
+	slot_getallattrs(slot);
 	coze_wire_put_count(buf, plan->ncolumns - plan->nkeys);
 	put_columns(buf, plan, slot, plan->nkeys, plan->ncolumns);
 }
@@ -55,6 +64,8 @@ changed_unique_columns(CozePlan *plan, TupleTableSlot *a, TupleTableSlot *b,
 {
 	int			n = 0;
 
+	slot_getallattrs(a);
+	slot_getallattrs(b);
 	for (int i = 0; i < plan->ncolumns; i++)
 		if (plan->columns[i].unique && column_changed(&plan->columns[i], a, b))
 			columns[n++] = (uint16) i;
@@ -103,9 +114,9 @@ coze_capture_put(CozePlan *plan, const CozeRowChange *change)
 	begin = coze_wire_begin_change(buf, change->kind, parts, plan->descriptor_hash, policy,
 								   context, change->key != NULL ? plan->nkeys : 0);
 	if (change->key != NULL)
-		put_columns(buf, plan, change->key, 0, plan->nkeys);
+		put_key(buf, plan, change->key);
 	if (change->old_key != NULL)
-		put_columns(buf, plan, change->old_key, 0, plan->nkeys);
+		put_key(buf, plan, change->old_key);
 	if (change->new_row != NULL)
 		put_image(buf, plan, change->new_row);
 	if (change->old_row != NULL)

@@ -104,6 +104,7 @@ key_lives(CozePlan *plan, Relation rel, TupleTableSlot *slot)
 	TupleTableSlot *found = table_slot_create(rel, NULL);
 	bool		lives;
 
+	slot_getsomeattrs(slot, plan->key_natts);
 	for (int i = 0; i < plan->nkeys; i++)
 		ScanKeyEntryInitializeWithInfo(&keys[i], 0, i + 1, BTEqualStrategyNumber, InvalidOid,
 									   plan->key_collations[i], &plan->key_equal[i],

@@ -350,6 +350,8 @@ make_plan(Relation rel, Oid root_oid)
 		column->typlen = att->attlen;
 		column->unique = bms_is_member(d.attnums[i] - FirstLowInvalidHeapAttributeNumber, unique);
 		plan->has_unique |= column->unique;
+		if (i < plan->nkeys)
+			plan->key_natts = Max(plan->key_natts, column->attindex + 1);
 	}
 	fill_key_equality(plan, key_index);
 	plan->key_index = local_key_index(rel, root_oid, key_index);

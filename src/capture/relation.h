@@ -74,6 +74,7 @@ typedef struct CozePlan
 	Size		descriptor_size;
 	bool		descriptor_known;	/* stored, and that has committed */
 	int			nkeys;
+	int			key_natts;		/* the key is among so many first attributes of this table */
 	int			ncolumns;
 	CozePlanColumn *columns;	/* in the order of the descriptor */
 	bool		has_unique;

@@ -140,6 +140,8 @@ key_differs(const CozeCall *call)
 {
 	CozePlan *plan = call->plan;
 
+	slot_getsomeattrs(call->old, plan->key_natts);
+	slot_getsomeattrs(call->new, plan->key_natts);
 	for (int i = 0; i < plan->nkeys; i++)
 	{
 		int			c = plan->columns[i].attindex;
@@ -221,16 +223,12 @@ coze_capture(PG_FUNCTION_ARGS)
 	{
 		call.old = data->tg_trigslot;
 		call.old_header = data->tg_trigtuple->t_data;
-		slot_getallattrs(call.old);
 	}
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 	{
 		call.new = data->tg_newslot;
 		call.new_header = data->tg_newtuple->t_data;
 	}
-	if (call.new != NULL)
-		slot_getallattrs(call.new);
-
 	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 		capture_insert(&call);
 	else if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))

@@ -494,20 +494,37 @@ retry_links(void)
 	}
 }
 
+/* Is there a link that sends what is committed here? */
+static bool
+any_sends(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, links)
+	{
+		if (coze_link_direction(lfirst(lc)) == COZE_LINK_OUT && coze_link_is_open(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
 /* Returns when to run again. */
 static TimestampTz
 run_links(bool may_send)
 {
 	TimestampTz due = GetCurrentTimestamp() + LONGEST_SLEEP;
+	bool		heeds = any_sends();
 	ListCell   *lc;
 
+	coze_linker_heed_commits(heeds);
 	retry_links();
 	foreach(lc, links)
 	{
 		coze_link_run(lfirst(lc), may_send);
 		due = Min(due, coze_link_due(lfirst(lc)));
 	}
-	return due;
+	/* a link has just opened: commits since it read the log did not wake us */
+	return !heeds && any_sends() ? GetCurrentTimestamp() : due;
 }
 
 static void

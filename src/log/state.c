@@ -86,6 +86,7 @@ typedef struct CozeDatabase
 	pg_atomic_uint64 cut;
 	pg_atomic_uint64 generation;
 	pg_atomic_uint32 segment;
+	pg_atomic_uint32 linker_heeds;	/* does the linker want to know of commits? */
 
 	CozeSharedVector held;		/* under lock */
 	CozeSharedVector base;		/* under lock: last pruned entry of each origin */
@@ -184,6 +185,7 @@ coze_state_shmem_init(void)
 		pg_atomic_init_u64(&db->cut, 0);
 		pg_atomic_init_u64(&db->generation, 1);
 		pg_atomic_init_u32(&db->segment, 0);
+		pg_atomic_init_u32(&db->linker_heeds, 0);
 		pg_atomic_init_u32(&db->nwaiters, 0);
 		for (int v = 0; v < 3; v++)
 		{
@@ -442,6 +444,7 @@ clear_database(CozeDatabase *db)
 	pg_atomic_write_u64(&db->commit_lsn, 0);
 	pg_atomic_write_u64(&db->cut, 0);
 	pg_atomic_write_u32(&db->segment, 0);
+	pg_atomic_write_u32(&db->linker_heeds, 0);
 	pg_atomic_write_u32(&db->nwaiters, 0);
 	for (int i = 0; i < COZE_WORKER_KINDS; i++)
 		db->worker_pid[i] = 0;
@@ -603,7 +606,10 @@ end_of_transaction(XactEvent event, void *arg)
 		pg_atomic_fetch_add_u64(&mine->generation, 1);
 	if (wakes)
 	{
-		coze_worker_wake(COZE_WORKER_LINKER);
+		/* what was published above must be out before it is asked who heeds it */
+		pg_memory_barrier();
+		if (pending_set || group_changed || pg_atomic_read_u32(&mine->linker_heeds) != 0)
+			coze_worker_wake(COZE_WORKER_LINKER);
 		if (group_changed)
 			coze_worker_wake(COZE_WORKER_APPLIER);
 		coze_waiters_wake();
@@ -1030,6 +1036,15 @@ coze_worker_wake(CozeWorkerKind kind)
 {
 	if (mine->worker_pid[kind] != 0)
 		wake(mine->worker_proc[kind]);
+}
+
+void
+coze_linker_heed_commits(bool heeds)
+{
+	if ((pg_atomic_read_u32(&mine->linker_heeds) != 0) == heeds)
+		return;
+	pg_atomic_write_u32(&mine->linker_heeds, heeds ? 1 : 0);
+	pg_memory_barrier();
 }
 
 static void

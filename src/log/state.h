@@ -37,7 +37,8 @@ typedef enum CozeNodeState
 /* Processes that others wake. */
 typedef enum CozeWorkerKind
 {
-	COZE_WORKER_LINKER,			/* woken by commits with an entry, by group changes */
+	COZE_WORKER_LINKER,			/* woken by commits with an entry if it heeds them, by what
+								 * is applied, by group changes */
 	COZE_WORKER_APPLIER,		/* woken by receivers, by group changes */
 } CozeWorkerKind;
 
@@ -172,6 +173,12 @@ extern void coze_group_changed_at_commit(void);
 extern void coze_worker_register(CozeWorkerKind kind);
 extern int	coze_worker_pid(CozeWorkerKind kind);
 extern void coze_worker_wake(CozeWorkerKind kind);
+
+/*
+ * The linker: shall commits of users wake it?  That costs each of them a signal.  Who
+ * says so must look at the log afterwards, since a commit before was silent.
+ */
+extern void coze_linker_heed_commits(bool heeds);
 
 /* Backends that wait for new entries (pull links, wait_for_*): latch set at commits. */
 extern void coze_waiter_add(void);
