@@ -51,7 +51,11 @@ WORKLOADS = {
     "bothways": (workload_group.bothways, "pgbench on two nodes at once", "tps of both"),
     "scale": (workload_group.scale, "Larger groups", "tps"),
 }
+# Only of systems that carry changes to a second server.
 CARRIES = ("catchup", "latency")
+# What --quick measures, and where it leaves systems out.
+QUICK = "bulk,wal,tpcb,catchup,latency"
+QUICK_SYSTEMS = {"tpcb": ("plain", "cozesync")}
 
 
 def numbers(text):
@@ -78,8 +82,9 @@ def parse():
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--revision", default="unknown")
     args = parser.parse_args()
-    defaults = dict(workloads="bulk,tpcb,catchup,latency", systems="plain,trigger,cozesync,native",
-                    rounds=3, seconds=4, both_scale=10, clients=[2, 8], rows=200000, backlog=40000) \
+    args.all_systems = args.systems is not None or not args.quick
+    defaults = dict(workloads=QUICK, systems="plain,trigger,cozesync,native",
+                    rounds=3, seconds=3, both_scale=10, clients=[2, 8], rows=200000, backlog=40000) \
         if args.quick else \
         dict(workloads=",".join(WORKLOADS), systems=",".join(SYSTEMS),
              rounds=3, seconds=10, both_scale=50, clients=[1, 2, 8], rows=1000000, backlog=200000)
@@ -158,7 +163,8 @@ def stop_all(args, left):
 
 def run_workload(name, args, names, results):
     """Without a system that cannot do it, if need be: then a note says why, and the rest runs again."""
-    names = [n for n in names if name not in CARRIES or SYSTEMS[n].pairs]
+    names = [n for n in names if (name not in CARRIES or SYSTEMS[n].pairs) and
+             (args.all_systems or n in QUICK_SYSTEMS.get(name, names))]
     while names:
         fresh_folder(args)
         chosen = [SYSTEMS[n](args) for n in names]
