@@ -151,6 +151,37 @@ suite_tap()
 	run_tap_programs tap "${JOBS:-2}" $(selected test/t/*.pl)
 }
 
+# Rounds of the chaos test, one after the other, each with a seed and a folder of its own; what
+# a failed one leaves goes to CHAOS_OUT, if that is set.
+suite_chaos()
+{
+	local seed first rounds ok bad passed=0 failed=0 dir
+	first=${SEED:-$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')}
+	rounds=${ROUNDS:-1}
+	gcc -shared -fPIC -O1 -Wall -o "$COZE_WORK/skew.so" test/chaos/skew.c
+	for ((seed = first; seed < first + rounds; seed++)); do
+		dir=$out/chaos/$seed
+		mkdir -p "$dir"
+		if SEED=$seed TESTDIR=$dir CHAOS_SKEW=$COZE_WORK/skew.so \
+			timeout -k 10 $((${CHAOS_SECONDS:-30} + ${CHAOS_PATIENCE:-420})) \
+			perl test/chaos/round.pl >"$dir/tap" 2>&1; then bad=0; else bad=1; fi
+		ok=$(grep -c '^ok ' "$dir/tap" || true)
+		passed=$((passed + ok))
+		if [ $bad = 0 ] && grep -q '^1\.\.' "$dir/tap"; then
+			echo "seed $seed: ok, $(sed -n 's/^# //; /nodes,.*faults/p' "$dir/tap" | head -1)"
+		else
+			failed=$((failed + 1))
+			echo "seed $seed: FAILED"
+			grep -v '^ok ' "$dir/tap" | cut -c1-600 | tail -n 80
+			if [ -n "${CHAOS_OUT:-}" ] && mkdir -p "$CHAOS_OUT/$seed"; then
+				cp -r "$dir/tap" "$dir/tmp_check/log" "$CHAOS_OUT/$seed/" 2>/dev/null || true
+			fi
+		fi
+		rm -rf "$dir/tmp_check"
+	done
+	counts chaos $passed $failed 0
+}
+
 # Programs without a server.  test/unit/*.t run what test/unit/Makefile builds; the
 # wire format's own test and a short round of its fuzzers print TAP themselves.
 suite_unit()

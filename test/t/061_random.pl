@@ -15,6 +15,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use CozeTest;
+use RandomWork;
 use Test::More;
 
 my $seed = $ENV{SEED} || (time ^ $$);
@@ -23,70 +24,25 @@ my $nodes = $ENV{NODES} || 2;
 note "SEED=$seed ROUNDS=$rounds NODES=$nodes";
 srand($seed);
 
-my @tables = qw(plain parted one_unique two_unique);
 my @nodes = new_group(
     nodes => [ (qw(a b c))[ 0 .. $nodes - 1 ] ],
-    schema => q{
-        CREATE TABLE plain (id int PRIMARY KEY, v text);
-        CREATE TABLE parted (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
-        CREATE TABLE parted_low PARTITION OF parted FOR VALUES FROM (0) TO (5);
-        CREATE TABLE parted_high (v text, id int NOT NULL);
-        ALTER TABLE parted ATTACH PARTITION parted_high FOR VALUES FROM (5) TO (100);
-        CREATE TABLE one_unique (id int PRIMARY KEY, u text UNIQUE, v text);
-        CREATE TABLE two_unique (id int PRIMARY KEY, x int, y int, w int, v text, UNIQUE (x, y));
-        CREATE UNIQUE INDEX ON two_unique (w) WHERE w > 0;
-    });
+    schema => $random_schema);
 my $a = $nodes[0];
-
-sub pick { return $_[ rand @_ ] }
-sub id { return 1 + int rand 8 }
-sub letter { return pick(qw('p' 'q' 'r' 's' NULL)) }
 
 my $counter = 0;
 
-# One statement on a table; what it may break it breaks by an error, which the
-# transaction survives.
 sub statement
 {
     my ($node) = @_;
-    my $v = "'" . $node->name . ++$counter . "'";
-    my $id = id();
-    return pick(
-        "INSERT INTO plain VALUES ($id, $v)",
-        "UPDATE plain SET v = $v WHERE id = $id",
-        "UPDATE plain SET v = $v WHERE id = $id",
-        "UPDATE plain SET id = " . id() . " WHERE id = $id",
-        "DELETE FROM plain WHERE id = $id",
-        "INSERT INTO parted VALUES ($id, $v)",
-        "UPDATE parted SET v = $v WHERE id = $id",
-        "UPDATE parted SET id = " . id() . ", v = $v WHERE id = $id",
-        "DELETE FROM parted WHERE id = $id",
-        (map { "INSERT INTO one_unique VALUES ($id, " . letter() . ", $v)" } 1 .. 3),
-        (map { "UPDATE one_unique SET u = " . letter() . ", v = $v WHERE id = $id" } 1 .. 3),
-        "UPDATE one_unique SET v = $v WHERE id = $id",
-        "UPDATE one_unique SET id = " . id() . " WHERE id = $id",
-        "DELETE FROM one_unique WHERE id = $id",
-        (map { "INSERT INTO two_unique VALUES ($id, " . int(rand 3) . ', ' . int(rand 2) . ', ' . int(rand 4) . ", $v)" } 1 .. 3),
-        "UPDATE two_unique SET x = " . int(rand 3) . ", v = $v WHERE id = $id",
-        "UPDATE two_unique SET w = " . int(rand 4) . ", v = $v WHERE id = $id",
-        "UPDATE two_unique SET v = $v WHERE id = $id",
-        "DELETE FROM two_unique WHERE id = $id");
+    return random_statement($node->name . ++$counter);
 }
 
 sub transaction
 {
     my ($node) = @_;
     my $dice = rand;
-    return "BEGIN; TRUNCATE " . pick(@tables) . ";\n" . statement($node) . ";\nCOMMIT;\n" if $dice < 0.01;
-    if ($dice < 0.04)
-    {
-        # two rows swap their values by way of a third one
-        my ($i, $j) = (id(), id());
-        return "BEGIN; CREATE TEMP TABLE s ON COMMIT DROP AS SELECT id, u FROM one_unique WHERE id IN ($i, $j);\n"
-            . "UPDATE one_unique SET u = NULL WHERE id IN (SELECT id FROM s);\n"
-            . "UPDATE one_unique o SET u = (SELECT s.u FROM s WHERE s.id <> o.id) WHERE id IN ($i, $j)"
-            . " AND 2 = (SELECT count(*) FROM s);\nCOMMIT;\n";
-    }
+    return "BEGIN; TRUNCATE " . pick(@random_tables) . ";\n" . statement($node) . ";\nCOMMIT;\n" if $dice < 0.01;
+    return join '', map { "$_;\n" } 'BEGIN', random_swap(), 'COMMIT' if $dice < 0.04;
     my @list = map { statement($node) . ";\n" } 1 .. pick(1, 1, 1, 2, 3, 4);
     return $list[0] if @list == 1;
     splice @list, 1, 0, "SAVEPOINT x;\n", statement($node) . ";\n", "ROLLBACK TO x;\n" if rand() < 0.3;
@@ -137,7 +93,7 @@ for my $round (1 .. $rounds)
     $_->finish for @running;
     $_->safe_psql('postgres', 'SELECT cozesync.resume()') for @apart;
     ok(wait_quiet(@nodes), "round $round: in sync" . (@apart ? ' after a time apart' : '')) or last;
-    same_rows(\@nodes, \@tables, "round $round: the same rows") or last;
+    same_rows(\@nodes, \@random_tables, "round $round: the same rows") or last;
     same_everywhere(\&folded_conflicts, "round $round: the same conflicts over rows with unique values") or last;
     # among three a loser may stay on record although a later arrival cleared it
     if (@nodes == 2)

@@ -11,6 +11,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use CozeTest;
+use FaultTools;
 use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -89,35 +90,6 @@ for my $node (@nodes)
 }
 
 # --- faults --------------------------------------------------------------------------
-
-sub postmaster
-{
-    my ($node) = @_;
-    my ($pid) = split /\n/, (eval { slurp_file($node->data_dir . '/postmaster.pid') } // '');
-    return $pid;
-}
-
-# [pid, what ps says] of each process of a server.
-sub children
-{
-    my ($node) = @_;
-    my $pid = postmaster($node) or return;
-    return map { /^\s*(\d+)\s+(.*)$/ ? [ $1, $2 ] : () } split /\n/,
-        `ps -o pid=,args= --ppid $pid`;
-}
-
-sub kill_server
-{
-    my ($node) = @_;
-    my $pid = postmaster($node) or return;
-    my @all = map { $_->[0] } children($node);
-    kill 'KILL', $pid, @all;
-    my $limit = time + 30;
-    usleep(20_000) while (grep { kill 0, $_ } $pid, @all) && time < $limit;
-    $node->{_pid} = undef;
-    usleep(200_000) until $node->start(fail_ok => 1) || time > $limit + 60;
-    return;
-}
 
 my %done;
 my $end = time + $seconds;

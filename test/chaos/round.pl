@@ -1,0 +1,335 @@
+# Whatever goes wrong, a group ends the same, loses nothing, and never shows an effect
+# before its cause.
+#
+# Three to five nodes in a random topology are written to while processes and servers are
+# killed or frozen, roads between them cut or frozen, clocks moved, disks full, links
+# paused and changed.  When all has healed:
+#
+#   - all nodes hold the same rows, and the same conflict logs of tables with unique keys
+#   - each write of an insert-only table that was acknowledged with synchronous_commit = on
+#     is on every node
+#   - no reader saw an effect without its cause, or a part of a transaction, at any time
+#   - no row under last update wins was seen to step back to an older version, and each
+#     version that was superseded unseen is in the conflict log (History.pm)
+#
+# SEED replays a round (its plan; what meets what is up to the machine), CHAOS_SECONDS is its
+# length; FAULTS names the kinds of faults, NODES the number of nodes, TOPOLOGY, CLIENTS
+# (writers a node), RETENTION=0|1 override what the seed says.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../lib", $FindBin::RealBin;
+use CozeTest;
+use Faults;
+use FaultTools;
+use Load;
+use PostgreSQL::Test::Utils;
+use Proxy;
+use RandomWork qw(pick);
+use Test::More;
+use Time::HiRes qw(time usleep);
+use WireSession;
+
+my $seed = $ENV{SEED} // (time ^ $$);
+my $seconds = $ENV{CHAOS_SECONDS} // 30;
+srand $seed;
+
+my $tmp = PostgreSQL::Test::Utils::tempdir_short();
+my $user = (getpwuid $<)[0];
+my $began = time;
+
+# --- what the seed says ---------------------------------------------------------------------
+
+my $n = $ENV{NODES} // pick(3, 3, 3, 4, 4, 5);
+my $topology = $ENV{TOPOLOGY} // pick(qw(mesh mesh ring star chain));
+my $modes = pick(qw(push pull mixed mixed));
+my $clients = $ENV{CLIENTS} // pick(1, 2, 3);
+my $pace = pick(0, 0.002, 0.02);
+my $retention = $ENV{RETENTION} // pick(0, 1);
+my $segment = pick('64kB', '256kB', '2MB');
+my $batch = pick('64kB', '256kB', '4MB');
+my $buffer = pick('16kB', '64kB', '256kB');
+my $drift = pick(3, 60);
+my ($enabled, @plan) = Faults::plan($seconds, $ENV{FAULTS});
+my @names = (qw(a b c d e))[ 0 .. $n - 1 ];
+
+note "SEED=$seed, $seconds s: $n nodes, $topology, $modes, $clients writers a node, pause $pace, segment $segment,"
+    . " batch $batch, buffer $buffer, retention $retention, drift $drift s, faults: @$enabled, " . @plan . ' of them';
+
+# --- the group ------------------------------------------------------------------------------
+
+# Clock and disk of each node: two longs that its preloaded library reads.
+sub write_word
+{
+    my ($name, $which, $value) = @_;
+    open my $fh, '+<', "$tmp/skew.$name" or die "skew.$name: $!";
+    sysseek $fh, 8 * $which, 0;
+    syswrite $fh, pack 'q', $value;
+    close $fh;
+    return;
+}
+
+# Each server finds its peers by a service file of its own, which leads over the proxy.
+sub environment
+{
+    my ($name) = @_;
+    return (%ENV, PGSERVICEFILE => "$tmp/services.$name", LD_PRELOAD => $ENV{CHAOS_SKEW} // '',
+        SKEW_FILE => "$tmp/skew.$name");
+}
+
+sub start_node
+{
+    my ($node) = @_;
+    local %ENV = environment($node->name);
+    return system_log('pg_ctl', '-W', '-D', $node->data_dir, '-l', $node->logfile,
+        '-o', '--cluster-name=' . $node->name, 'start') == 0;
+}
+
+sub session
+{
+    my ($node) = @_;
+    return WireSession->new(host => $node->host, port => $node->port, user => $user, dbname => 'postgres', patience => 20);
+}
+
+sub wait_up
+{
+    my ($node) = @_;
+    my $limit = time + 120;
+    while (time < $limit)
+    {
+        start_node($node) if !is_running($node);
+        my $session = session($node);
+        return $session if $session;
+        usleep(100_000);
+    }
+    die $node->name . ' does not come up';
+}
+
+my @nodes;
+for my $name (@names)
+{
+    my $node = PostgreSQL::Test::Cluster->new($name);
+    open my $fh, '>', "$tmp/skew.$name" or die;
+    print $fh pack 'qq', 0, 0;
+    close $fh;
+    $node->init(extra => [ '--no-locale', '--encoding=UTF8', '--no-sync' ]);
+    $node->append_conf('postgresql.conf', $CozeTest::conf . qq{
+        restart_after_crash = on
+        fsync = on
+        wal_writer_delay = '10s'
+        max_wal_size = '128MB'
+        min_wal_size = '32MB'
+        log_line_prefix = '%m [%p] %b %q%a '
+        cozesync.segment_size = '$segment'
+        cozesync.batch_size = '$batch'
+        cozesync.capture_buffer = '$buffer'
+        cozesync.log_retention = '} . ($retention ? '1h' : '0') . qq{'
+        cozesync.max_clock_drift = '${drift}s'
+        });
+    push @nodes, $node;
+}
+my %node = map { $_->name => $_ } @nodes;
+my %roads;
+for my $from (@names)
+{
+    mkdir "$tmp/$from";
+    open my $fh, '>', "$tmp/services.$from" or die;
+    for my $to (@nodes)
+    {
+        my ($name, $port) = ($to->name, $to->port);
+        print $fh "[$name]\nhost=$tmp/$from\nport=$port\ndbname=postgres\nuser=$user\n";
+        $roads{"$from>$name"} = [ "$tmp/$from/.s.PGSQL.$port", $to->host . "/.s.PGSQL.$port" ];
+    }
+    close $fh;
+}
+my $proxy = Proxy->start(%roads);
+END { kill 'KILL', $proxy->{pid} if $proxy; kill_all_processes($_) for grep { is_running($_) } @nodes; }
+wait_up($_) for @nodes;
+
+sub run_sql
+{
+    my ($node, $sql) = @_;
+    my $answer = session($node)->query($sql);
+    die $node->name . ": $sql: $answer->{message}" if $answer->{lost} || $answer->{state};
+    return $answer->{rows};
+}
+
+my $first = $nodes[0];
+run_sql($_, 'CREATE EXTENSION cozesync') for @nodes;
+run_sql($first, $Load::schema);
+run_sql($first, "SELECT cozesync.create_group('chaos', node_name => 'a', dsn => 'service=a')");
+run_sql($first, "SELECT cozesync.add_schema('public')");
+for my $node (@nodes[ 1 .. $#nodes ])
+{
+    my $via = $nodes[0]->name;
+    # not in a transaction, hence not by run_sql with others
+    my $answer = WireSession->new(host => $node->host, port => $node->port, user => $user, dbname => 'postgres', patience => 120)
+        ->query("CALL cozesync.join_group(node_name => '" . $node->name . "', dsn => 'service=" . $node->name . "', via => 'service=$via')");
+    die $node->name . " does not join: $answer->{message}" if $answer->{lost} || $answer->{state};
+}
+
+# The pairs that are linked.
+sub is_linked
+{
+    my ($i, $j) = @_;
+    return 1 if $topology eq 'mesh';
+    return $i == 0 || $j == 0 if $topology eq 'star';
+    my $apart = abs($i - $j);
+    return $apart == 1 || ($topology eq 'ring' && $apart == $n - 1);
+}
+
+my @links;
+for my $i (0 .. $n - 1)
+{
+    for my $j (grep { $_ != $i } 0 .. $n - 1)
+    {
+        my $mode = is_linked($i, $j) ? ($modes eq 'mixed' ? pick(qw(push pull)) : $modes) : 'off';
+        run_sql($first, "SELECT cozesync.set_link('$names[$i]', '$names[$j]', '$mode')") if $mode ne 'push';
+        push @links, "$names[$i]>$names[$j]" if $mode ne 'off';
+    }
+}
+ok(wait_quiet(@nodes), 'a group is formed') or BAIL_OUT('no group');
+note sprintf 'formed after %.0f s', time - $began;
+
+# --- load and faults --------------------------------------------------------------------------
+
+my $stop = "$tmp/stop";
+my (@writers, @readers);
+for my $node (@nodes)
+{
+    my %c = (host => $node->host, port => $node->port, user => $user, stop => $stop, pause => $pace);
+    for my $i (1 .. $clients)
+    {
+        my $number = @writers;
+        push @writers, { node => $node, acks => "$tmp/acks.$number", pid => Load::start_writer(%c,
+            tag => $node->name . $i, sync => $number % 3 == 2 ? 'off' : 'on', seed => $seed + 1000 * $number, acks => "$tmp/acks.$number") };
+    }
+    push @readers, { node => $node, seen => "$tmp/seen." . $node->name, pid => Load::start_reader(%c,
+        tag => $node->name . 'r', seen => "$tmp/seen." . $node->name, never => "$tmp/never." . $node->name) };
+}
+
+open my $story, '>', "$PostgreSQL::Test::Utils::log_path/story.txt" or die;
+$story->autoflush(1);
+my %group = (nodes => \@nodes, proxy => $proxy, roads => [ sort grep { !/^(.)>\1/ } keys %roads ], links => \@links,
+    down => {}, at_end => [], max_skew => $drift == 3 ? 5000 : 4000, session => \&session,
+    say => sub { print $story "$_[0]\n" },
+    set_skew => sub { write_word($_[0], 0, $_[1]) }, set_full => sub { write_word($_[0], 1, $_[1]) });
+my $next_look = 0;
+$group{keep_up} = sub
+{
+    return if time < $next_look;
+    $next_look = time + 0.3;
+    for my $node (grep { !$group{down}{ $_->name } && !is_running($_) } @nodes)
+    {
+        start_node($node);
+    }
+};
+my %done = Faults::run(\%group, $seconds, @plan);
+note 'faults: ' . (join(', ', map { "$_ $done{$_}" } sort keys %done) || 'none');
+
+# --- healing ------------------------------------------------------------------------------------
+
+$proxy->set($_, 'pass') for keys %roads;
+$group{down} = {};
+for my $name (@names)
+{
+    write_word($name, 1, 0);
+    write_word($name, 0, 0);
+}
+wait_up($_) for @nodes;
+$_->() for @{ $group{at_end} };
+open my $fh, '>', $stop or die;
+close $fh;
+my $limit = time + 30;
+for my $p (@writers, @readers)
+{
+    while (waitpid($p->{pid}, 1) == 0)
+    {
+        usleep(50_000);
+        open(my $hard, '>', "$stop.hard") if time > $limit;
+    }
+}
+wait_up($_) for @nodes;
+
+my $healing = time;
+my $quiet = eval { wait_quiet(@nodes) } // diag($@);
+ok($quiet, 'everything reaches every node') or dump_group('not in sync');
+note sprintf 'in sync after %.1f s', time - $healing;
+
+# --- what must be true ------------------------------------------------------------------------------
+
+same_rows(\@nodes, \@Load::tables, 'the same rows') or dump_group('rows differ');
+
+# The losers of tables whose rows are folded, and where each was decided.
+sub folded_conflicts
+{
+    my ($node) = @_;
+    return $node->safe_psql('postgres', q{
+        SELECT c.table_name, c.key, c.conflict_type, c.loser_hlc, c.loser_origin, c.decided_hlc, c.decided_origin
+          FROM cozesync.conflict c WHERE c.table_name LIKE '%unique' AND c.conflict_type NOT LIKE '%missing'
+         ORDER BY 1, c.key::text COLLATE "C", 3, 4, 5, 6, 7});
+}
+
+my @logs = map { folded_conflicts($_) } @nodes;
+is($logs[$_], $logs[0], "the same conflicts over rows with unique values on $names[$_]") or dump_group('conflicts differ') for 1 .. $#logs;
+
+my %acknowledged;
+for my $writer (grep { -e $_->{acks} } @writers)
+{
+    for (split /\n/, slurp_file($writer->{acks}))
+    {
+        my ($table, $token, $sync) = split / /;
+        $acknowledged{$table}{$token} = 1 if $sync eq 'on';
+    }
+}
+my @ids = sort keys %{ $acknowledged{only_inserts} };
+cmp_ok(scalar @ids, '>', 0, 'writes were acknowledged: ' . @ids);
+for my $node (@nodes)
+{
+    my $name = $node->name;
+    my %there = map { $_ => 1 } split /\n/, $node->safe_psql('postgres', 'SELECT id FROM only_inserts');
+    my @lost = grep { !$there{$_} } @ids;
+    is(scalar @lost, 0, "each of them is on node $name") or diag(join ' ', splice @lost, 0, 10);
+    is($node->safe_psql('postgres', q{SELECT count(*) FROM cozesync.conflict
+            WHERE conflict_type IN ('update_missing', 'delete_missing') OR reason LIKE 'nothing in the change log%'
+               OR table_name IN ('only_inserts', 'cause', 'effect', 'pair_left', 'pair_right', 'large')}),
+        0, "no sign of divergence on node $name") or dump_group('signs of divergence');
+    my $never = -e "$tmp/never.$name" ? slurp_file("$tmp/never.$name") : '';
+    is($never, '', "nothing was seen on node $name that must never be");
+    my @alarming = grep { /PANIC|TRAP:|damaged|unique constraint "(log|chunk)_|signal (4|6|7|8|11):/ && !/No space left/ }
+        split /\n/, slurp_file($node->logfile);
+    is(scalar @alarming, 0, "nothing alarming in the log of node $name")
+        or diag(join "\n", splice @alarming, 0, 10);
+}
+
+# For a look afterwards.
+sub dump_group
+{
+    my ($why) = @_;
+    my $path = "$PostgreSQL::Test::Utils::log_path/dump.txt";
+    return if -e $path;
+    open my $out, '>', $path or return;
+    print $out "$why\n";
+    for my $node (@nodes)
+    {
+        print $out '=== ', $node->name, "\n";
+        for my $sql ('SELECT * FROM cozesync.links', 'SELECT * FROM cozesync.stats', 'SELECT cozesync.vector()',
+            'SELECT * FROM cozesync.nodes', 'SELECT origin, node_name FROM cozesync.member', 'SELECT * FROM cozesync.link_mode',
+            "SELECT pid, application_name, state, wait_event_type, wait_event, left(query, 100) FROM pg_stat_activity",
+            'SELECT * FROM cozesync.base', 'SELECT * FROM cozesync.local_node', 'SELECT * FROM cozesync.entries()',
+            'SELECT * FROM cozesync.changes()', 'SELECT * FROM cozesync.conflict ORDER BY loser_hlc')
+        {
+            my ($status, $text, $err) = $node->psql('postgres', $sql, timeout => 60, extra_params => [ '-x' ]);
+            print $out "--- $sql\n", $text // '', "\n", $err // '', "\n";
+        }
+    }
+    close $out;
+    diag("see $path");
+    return;
+}
+
+$proxy->stop;
+$proxy = undef;
+note sprintf 'round took %.0f s', time - $began;
+done_testing();
