@@ -204,8 +204,7 @@ sub pause_links
     my ($g) = @_;
     my $node = pick(@{ $g->{nodes} });
     in_session($g, $node, "SET statement_timeout = '3s'; SELECT cozesync.pause()") or return;
-    my $resume;
-    $resume = sub { in_session($g, $node, 'SELECT cozesync.resume()') };
+    my $resume = sub { in_session($g, $node, 'SELECT cozesync.resume()') };
     push @{ $g->{at_end} }, $resume;
     return ($node->name . ': paused', 0.5 + rand 5, $resume);
 }

@@ -120,7 +120,9 @@ sub _run
             {
                 $state{$1} = $2;
                 next if $2 ne 'cut';
-                $drop->($_) for grep { $_->{sock} && $_->{road} eq $1 } values %end;
+                my $road = $1;
+                my @open = grep { $_->{from_client} && $_->{road} eq $road } values %end;
+                $drop->($_) for @open;
             }
             next;
         }

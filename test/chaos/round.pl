@@ -20,6 +20,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib", $FindBin::RealBin;
+BEGIN { $ENV{PG_TEST_TIMEOUT_DEFAULT} //= 120 }
 use CozeTest;
 use Faults;
 use FaultTools;
@@ -238,7 +239,11 @@ for my $name (@names)
     write_word($name, 0, 0);
 }
 wait_up($_) for @nodes;
-$_->() for @{ $group{at_end} };
+for my $heal (@{ $group{at_end} })
+{
+    my $tries = 0;
+    usleep(200_000) until $heal->() || ++$tries > 100;
+}
 open my $fh, '>', $stop or die;
 close $fh;
 my $limit = time + 30;
@@ -271,8 +276,18 @@ sub folded_conflicts
          ORDER BY 1, c.key::text COLLATE "C", 3, 4, 5, 6, 7});
 }
 
+# Lines that only one of two lists has.
+sub differing
+{
+    my ($one, $other) = @_;
+    my %in = map { $_ => 1 } split /\n/, $one;
+    my @only = grep { !delete $in{$_} } split /\n/, $other;
+    return join "\n", (map { "there: $_" } @only), map { "here: $_" } sort keys %in;
+}
+
 my @logs = map { folded_conflicts($_) } @nodes;
-is($logs[$_], $logs[0], "the same conflicts over rows with unique values on $names[$_]") or dump_group('conflicts differ') for 1 .. $#logs;
+is(differing($logs[$_], $logs[0]), '', "the same conflicts over rows with unique values on $names[$_] as on a")
+    or dump_group('conflicts differ') for 1 .. $#logs;
 
 my %acknowledged;
 for my $writer (grep { -e $_->{acks} } @writers)
