@@ -18,12 +18,14 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib "$FindBin::RealBin/../lib", $FindBin::RealBin;
+use Cwd ();
+use File::Basename qw(dirname);
+use lib dirname(Cwd::abs_path(__FILE__)), dirname(Cwd::abs_path(__FILE__)) . '/../lib';
 BEGIN { $ENV{PG_TEST_TIMEOUT_DEFAULT} //= 120 }
 use CozeTest;
 use Faults;
 use FaultTools;
+use History;
 use Load;
 use PostgreSQL::Test::Utils;
 use Proxy;
@@ -60,6 +62,11 @@ note "SEED=$seed, $seconds s: $n nodes, $topology, $modes, $clients writers a no
 
 # --- the group ------------------------------------------------------------------------------
 
+# The library that moves clocks and fills disks.
+my $skew = "$tmp/skew.so";
+system_log('gcc', '-shared', '-fPIC', '-O1', '-o', $skew, dirname(Cwd::abs_path(__FILE__)) . '/skew.c') == 0
+    or die 'skew.c does not compile';
+
 # Clock and disk of each node: two longs that its preloaded library reads.
 sub write_word
 {
@@ -75,7 +82,7 @@ sub write_word
 sub environment
 {
     my ($name) = @_;
-    return (%ENV, PGSERVICEFILE => "$tmp/services.$name", LD_PRELOAD => $ENV{CHAOS_SKEW} // '',
+    return (%ENV, PGSERVICEFILE => "$tmp/services.$name", LD_PRELOAD => $skew,
         SKEW_FILE => "$tmp/skew.$name");
 }
 
@@ -117,7 +124,6 @@ for my $name (@names)
     $node->init(extra => [ '--no-locale', '--encoding=UTF8', '--no-sync' ]);
     $node->append_conf('postgresql.conf', $CozeTest::conf . qq{
         restart_after_crash = on
-        fsync = on
         wal_writer_delay = '10s'
         max_wal_size = '128MB'
         min_wal_size = '32MB'
@@ -316,6 +322,28 @@ for my $node (@nodes)
         split /\n/, slurp_file($node->logfile);
     is(scalar @alarming, 0, "nothing alarming in the log of node $name")
         or diag(join "\n", splice @alarming, 0, 10);
+}
+
+if ($retention)
+{
+    my $history = History->new(sub { run_sql($first, $_[0]) });
+    note scalar(keys %{ $history->{entries} }) . ' entries, ' . scalar(keys %{ $history->{tokens}{hot} }) . ' writes of hot rows';
+    my @lost = grep { !$history->{tokens}{hot}{$_} } sort keys %{ $acknowledged{hot} };
+    is(scalar @lost, 0, 'each acknowledged write of a hot row is in the log')
+        or dump_group('a write is not in the log: ' . join ' ', splice @lost, 0, 10);
+    for my $node (@nodes)
+    {
+        my $name = $node->name;
+        my %on_record = map { History::record_name(@$_) => 1 } @{ run_sql($node,
+            'SELECT table_name, key, loser_hlc, loser_origin FROM cozesync.conflict') };
+        my @missing = $history->unexplained(\%on_record);
+        is(scalar @missing, 0, "what was overtaken unseen is on record on node $name")
+            or diag(join "\n", splice @missing, 0, 10) or dump_group('writes without a trace');
+        my @seen = split /\n/, slurp_file("$tmp/seen.$name");
+        my @back = $history->steps_back('hot', $name, @seen);
+        is(scalar @back, 0, "no row was seen to step back on node $name, " . @seen . ' times')
+            or diag(join "\n", splice @back, 0, 10) or dump_group('a row steps back');
+    }
 }
 
 # For a look afterwards.
