@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 use FindBin;
+use PostgreSQL::Test::Cluster;
 
 $ENV{SEED} ||= 4;
 $ENV{CHAOS_SECONDS} ||= 90;
