@@ -418,9 +418,30 @@ same_keys(const CozeTable *table, const Bitmapset *keys)
 	return bms_next_member(keys, attnum) < 0;
 }
 
+/* Do both describe the same table in the same way? */
+static bool
+same_table(const CozeTable *a, const CozeTable *b)
+{
+	if (a->relid != b->relid || a->owner != b->owner || a->partitioned != b->partitioned ||
+		strcmp(a->schema, b->schema) != 0 || strcmp(a->name, b->name) != 0 ||
+		a->nkeys != b->nkeys || a->nuniques != b->nuniques ||
+		!equalTupleDescs(a->desc, b->desc))
+		return false;
+	for (int i = 0; i < a->nkeys; i++)
+		if (a->keys[i] != b->keys[i] || a->operators[i] != b->operators[i] ||
+			a->collations[i] != b->collations[i])
+			return false;
+	/* what an index is on does not change as long as it is the same one */
+	for (int i = 0; i < a->nuniques; i++)
+		if (a->uniques[i].index != b->uniques[i].index)
+			return false;
+	return true;
+}
+
 /*
- * The table as it is now.  An invalid one is left where it is, since operations
- * under way may still point to it; tables change rarely.
+ * The table as it is now.  The server often says that a table has changed when it has not
+ * (ANALYZE, TRUNCATE): then it stays the same CozeTable, since operations under way
+ * are told apart by it.  One that did change is left where it is.
  */
 static CozeTable *
 get_table(Relation rel, Bitmapset *keys)
@@ -428,12 +449,30 @@ get_table(Relation rel, Bitmapset *keys)
 	Oid			relid = RelationGetRelid(rel);
 	bool		found;
 	TableSlot  *slot = hash_search(tables, &relid, HASH_ENTER, &found);
+	CozeTable  *made;
 
 	if (!found)
 		slot->table = NULL;
-	if (slot->table == NULL || !slot->table->valid || !same_keys(slot->table, keys))
-		slot->table = make_table(rel, keys);
+	if (slot->table != NULL && slot->table->valid && same_keys(slot->table, keys))
+		return slot->table;
+	made = make_table(rel, keys);
+	if (slot->table != NULL && COZE_RULE("table-stays") && same_table(slot->table, made))
+	{
+		MemoryContextDelete(made->context);
+		slot->table->valid = true;
+	}
+	else
+		slot->table = made;
 	return slot->table;
+}
+
+/* Has nothing else taken the place of a table that was looked up before? */
+bool
+coze_table_is_current(const CozeTable *table)
+{
+	TableSlot  *slot = hash_search(tables, &table->relid, HASH_FIND, NULL);
+
+	return slot != NULL && slot->table == table;
 }
 
 /* --- descriptors --- */

@@ -92,6 +92,7 @@ typedef struct CozeRow
 extern void coze_map_offer(const char *data, Size size);
 extern CozeMap *coze_map_get(uint64 hash);
 extern bool coze_map_resolve(CozeMap *map, bool missing_ok);
+extern bool coze_table_is_current(const CozeTable *table);
 extern void coze_map_store(CozeMap *map);
 extern void coze_map_forget_stored(void);
 extern bool coze_map_take_changed(void);

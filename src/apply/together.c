@@ -589,6 +589,7 @@ coze_together_apply(CozeTogether *together, CozeTarget *target)
 	arg->version = together->head->version;
 	arg->truncates = together->truncate;
 	coze_closure_begin(&arg->closure, together->table, target, true, together->head->version);
+	COZE_DEBUG_POINT("together-begun");
 	if (together->truncate)
 		coze_target_lock_exclusively(target);
 	add_own_ops(together, &arg->closure);
@@ -597,6 +598,9 @@ coze_together_apply(CozeTogether *together, CozeTarget *target)
 	/* All that counts is held: what has become visible until now must be known. */
 	coze_index_extend();
 	if (coze_index_is_stale() && COZE_RULE("check-after-write"))
+		return false;
+	/* what was read since a change of the table was read for another one */
+	if (COZE_RULE("table-stays") && !coze_table_is_current(together->table))
 		return false;
 	COZE_DEBUG_POINT("apply-decided");
 	coze_closure_prepare(&arg->closure, &arg->fold, take_note);

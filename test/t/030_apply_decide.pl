@@ -129,6 +129,23 @@ scenario('gone again before the write', 'check-after-write', 'k int PRIMARY KEY,
     return expect($t, '');
 });
 
+# The server says that the table has changed while its operations are being read off the log.
+scenario('a table is analyzed meanwhile', 'table-stays', 'k int PRIMARY KEY, u text UNIQUE', sub {
+    my ($t) = @_;
+    sql('b', "INSERT INTO $t VALUES (1, 'local')");
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    stop_at('together-begun');
+    my $upto = carry_no_wait('a', 'b');
+    stopped_at('together-begun');
+    sql('b', "ANALYZE $t");
+    go_at('together-begun');
+    wait_applied('b', 'a', $upto);
+    carry_all();
+    my $log = join ' ', map { conflicts($_, $t) } qw(a b);
+    my $want = join ' ', ('insert_exists {"k": 1} 2>1') x 2;
+    return expect($t, '(1,x)') || ($log eq $want ? '' : "log $log");
+});
+
 scenario('keys that are equal and not identical', 'key-equality', 'k numeric PRIMARY KEY, v text', sub {
     my ($t) = @_;
     sql('a', "INSERT INTO $t VALUES (1.0, 'x')");
