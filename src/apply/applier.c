@@ -106,6 +106,16 @@ static uint64 retries_seen = 0;
 static int64 last_upkeep = 0;
 static int64 last_retain = 0;
 
+/* Time that never goes back: waits must not hang on a wall clock that is set. */
+static int64
+monotonic_us(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
 /* --- settings that must not depend on the user's configuration --- */
 
 static void
@@ -199,7 +209,7 @@ rewind_queues(void)
 static bool
 is_ready(const CozeOriginQueue *queue, const CozeQueuedEntry *entry)
 {
-	if (queue->stopped && queue->retry_at > GetCurrentTimestamp())
+	if (queue->stopped && queue->retry_at > monotonic_us())
 		return false;
 	if (entry->prev != coze_vector_get(&round.held, queue->origin))
 		return false;
@@ -282,7 +292,7 @@ stop_origin(CozeOriginQueue *queue, ErrorData *error, const char *key, Oid relid
 	queue->stopped = true;
 	queue->delay = queue->delay == 0 || lock ? cozesync_retry_min :
 		Min(2 * queue->delay, cozesync_retry_max);
-	queue->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), queue->delay);
+	queue->retry_at = monotonic_us() + queue->delay * INT64CONST(1000);
 	coze_stop_set(queue->origin, coze_intake_head(queue)->head.version.hlc, relid,
 				  lock ? held_back_by : 0, key, error->message);
 	if (queue->error != NULL && strcmp(queue->error, error->message) == 0)
@@ -579,6 +589,7 @@ do_upkeep(int64 now)
 	beat();
 	coze_log_prune();
 	coze_log_rotate();
+	coze_log_alarm();
 	coze_conflict_notify();
 	if (now - last_retain > RETAIN_INTERVAL_MS * INT64CONST(1000))
 	{
@@ -590,7 +601,7 @@ do_upkeep(int64 now)
 static void
 upkeep(void)
 {
-	int64		now = GetCurrentTimestamp();
+	int64		now = monotonic_us();
 
 	if (now - last_upkeep < cozesync_beat_interval * INT64CONST(1000))
 		return;
@@ -661,7 +672,7 @@ heed_group(void)
 static long
 pause_length(void)
 {
-	int64		now = GetCurrentTimestamp();
+	int64		now = monotonic_us();
 	int64		until = last_upkeep + cozesync_beat_interval * INT64CONST(1000);
 	CozeOriginQueue *queue;
 

@@ -59,7 +59,7 @@ typedef struct CozeOriginQueue
 	int			taken;			/* applied in it */
 
 	bool		stopped;		/* by an error, or by somebody's lock */
-	int64		retry_at;		/* TimestampTz */
+	int64		retry_at;		/* us, of the clock that never goes back */
 	int			delay;			/* ms */
 	char	   *error;			/* last one that was reported */
 } CozeOriginQueue;

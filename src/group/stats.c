@@ -9,6 +9,7 @@
 
 #include "fmgr.h"
 #include "funcapi.h"
+#include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -57,8 +58,9 @@ Datum
 coze_group_node_stats(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc;
-	Datum		values[10] = {0};
-	bool		nulls[10];
+	Datum		values[12] = {0};
+	bool		nulls[12];
+	char	   *held_by;
 	CozeApplyCounters applied;
 	CozeNodeState state = coze_attach();
 	uint64		transactions;
@@ -86,5 +88,10 @@ coze_group_node_stats(PG_FUNCTION_ARGS)
 	put_time(&values[8], &nulls[8], horizon);
 	values[9] = Int32GetDatum(pid);
 	nulls[9] = pid == 0;
+	held_by = coze_log_held_by();
+	nulls[10] = held_by == NULL;
+	if (held_by != NULL)
+		values[10] = CStringGetTextDatum(held_by);
+	values[11] = BoolGetDatum(coze_log_is_too_large());
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

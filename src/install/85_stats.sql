@@ -2,7 +2,8 @@
 
 CREATE FUNCTION cozesync.node_stats(OUT captured_transactions bigint, OUT captured_rows bigint,
     OUT applied_transactions bigint, OUT applied_rows bigint, OUT applied_conflicts bigint, OUT log_bytes bigint,
-    OUT oldest_unstable_hlc timestamptz, OUT cut timestamptz, OUT horizon timestamptz, OUT held_back_by_pid integer)
+    OUT oldest_unstable_hlc timestamptz, OUT cut timestamptz, OUT horizon timestamptz, OUT held_back_by_pid integer, OUT log_held_by text,
+    OUT log_is_too_large boolean)
 AS 'MODULE_PATHNAME', 'coze_group_node_stats'
 LANGUAGE C VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp;
@@ -19,6 +20,8 @@ CROSS JOIN cozesync.node_stats() AS s;
 COMMENT ON VIEW cozesync.stats IS 'what this node has captured and applied since its server started, and how far it can forget';
 COMMENT ON COLUMN cozesync.stats.oldest_unstable_hlc IS 'oldest entry that some member may not have yet, NULL if none';
 COMMENT ON COLUMN cozesync.stats.held_back_by_pid IS 'backend whose commit holds back what may be sent, NULL if none';
+COMMENT ON COLUMN cozesync.stats.log_held_by IS 'node that entries of the change log are kept for, being away or behind; NULL if none';
+COMMENT ON COLUMN cozesync.stats.log_is_too_large IS 'is the change log above cozesync.max_log_size?';
 
 -- Counters hold no contents of rows.
 REVOKE ALL ON cozesync.stats FROM PUBLIC;

@@ -107,6 +107,12 @@ extern bool coze_log_segment_is_needed(int segment, CozeHlc limit, Snapshot snap
 extern bool coze_log_prune(void);
 extern bool coze_log_rotate(void);
 
+/* Is it above cozesync.max_log_size?  The alarm says so in the server's log. */
+extern bool coze_log_is_too_large(void);
+extern void coze_log_alarm(void);
+/* For which other node entries are kept, palloc'd; NULL: for none. */
+extern char *coze_log_held_by(void);
+
 /*
  * Called in the transaction that moves the cut, before it is stored: what straddles
  * the new cut must be kept as base records.

@@ -22,12 +22,16 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "port/pg_bswap.h"
+#include "portability/instr_time.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "base/cut.h"
 #include "base/wire.h"
@@ -49,7 +53,12 @@ typedef struct CozeSurvey
 	CozeCutMember *members;
 	CozeVector *seen;			/* of each member, what members[i].seen points at */
 	bool	   *is_beat;		/* of each member, its last entry */
+	CozeMember *named;			/* the same members */
 } CozeSurvey;
+
+#define ALARM_EVERY_S 3600
+
+static CozeHlc highest_with_changes(const CozeSurvey *s);
 
 /* Drops that this process knows of: since which own hlc. */
 static CozeVector drops_seen;
@@ -220,7 +229,7 @@ survey(CozeSurvey *s)
 	PushActiveSnapshot(GetLatestSnapshot());
 	s->snapshot = GetActiveSnapshot();
 
-	members = coze_members_read(&s->n);
+	s->named = members = coze_members_read(&s->n);
 	if (!COZE_RULE("even"))
 		s->n = without_dropped(members, s->n);
 	s->members = palloc0(Max(1, s->n) * sizeof(CozeCutMember));
@@ -328,6 +337,74 @@ coze_log_prune(void)
 	moved = base.n > 0;
 	coze_vector_free(&base);
 	return moved;
+}
+
+/* --- what holds the cut back, and the alarm ----------------------------------------------- */
+
+/*
+ * The member for which entries are kept, palloc'd; NULL if it is this node itself, or
+ * nothing is kept for anybody.  Needs a transaction and a snapshot is taken.
+ */
+char *
+coze_log_held_by(void)
+{
+	CozeSurvey	s;
+	int			by;
+	char	   *name = NULL;
+
+	survey(&s);
+	(void) coze_cut_reach(s.members, s.n, coze_cut(), &by);
+	if (by >= 0 && !s.named[by].is_local && highest_with_changes(&s) != 0)
+		name = pstrdup(s.named[by].node_name);
+	end_survey();
+	return name;
+}
+
+bool
+coze_log_is_too_large(void)
+{
+	return cozesync_max_log_size >= 0 &&
+		coze_log_size() > (int64) cozesync_max_log_size * 1024 * 1024;
+}
+
+/* Writers are not stopped; somebody has to look. */
+static void
+warn_of_size(void)
+{
+	char	   *held_by = coze_log_held_by();
+
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("the change log of database \"%s\" has %lld MB, more than cozesync.max_log_size allows",
+					get_database_name(MyDatabaseId), (long long) (coze_log_size() / (1024 * 1024))),
+			 held_by != NULL ?
+			 errdetail("Entries since %s are kept for node \"%s\".", timestamptz_to_str(coze_cut()), held_by) :
+			 errdetail("Entries since %s are kept.", timestamptz_to_str(coze_cut())),
+			 held_by != NULL ?
+			 errhint("Bring the node back, or drop it for good with cozesync.drop_node('%s').", held_by) : 0));
+}
+
+/* Once when the log has become too large, and every hour while it is. */
+void
+coze_log_alarm(void)
+{
+	static bool alarmed = false;
+	static instr_time last;
+	instr_time	now;
+	bool		too_large;
+
+	StartTransactionCommand();
+	too_large = coze_attach() == COZE_NODE_READY && coze_log_is_too_large();
+	INSTR_TIME_SET_CURRENT(now);
+	if (too_large && (!alarmed || INSTR_TIME_GET_DOUBLE(now) - INSTR_TIME_GET_DOUBLE(last) > ALARM_EVERY_S))
+	{
+		warn_of_size();
+		last = now;
+	}
+	else if (alarmed && !too_large)
+		ereport(LOG, (errmsg("the change log is no larger any more than cozesync.max_log_size allows")));
+	alarmed = too_large;
+	CommitTransactionCommand();
 }
 
 /* --- beats ------------------------------------------------------------------------------------ */
