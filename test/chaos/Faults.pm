@@ -27,12 +27,13 @@ my %kinds = (
     mode => [ 1, \&change_mode ],
     lock => [ 2, \&lock_table ],
 );
+my %members = (join => \&join_member, drop => \&drop_member);
 
 # Draw a plan: [[at, kind, seed], ...] over so many seconds.
 sub plan
 {
     my ($seconds, $only) = @_;
-    my @enabled = $only ? split(/,/, $only) : grep { rand() < 0.6 } sort keys %kinds;
+    my @enabled = $only ? (grep { $kinds{$_} } split /,/, $only) : grep { rand() < 0.6 } sort keys %kinds;
     my $pace = pick(0.3, 0.7, 1.5);
     my @weighted = map { my $kind = $_; map { $kind } 1 .. $kinds{$kind}[0] } @enabled;
     my @plan;
@@ -41,6 +42,14 @@ sub plan
     {
         push @plan, [ $at, pick(@weighted), int rand 2**31 ];
     }
+    # members come and go once a round
+    for my $kind (qw(join drop))
+    {
+        next if $only ? $only !~ /\b$kind\b/ : rand() > 0.3;
+        push @enabled, $kind;
+        push @plan, [ 2 + rand($seconds - 4), $kind, int rand 2**31 ];
+    }
+    @plan = sort { $a->[0] <=> $b->[0] } @plan;
     return (\@enabled, @plan);
 }
 
@@ -64,7 +73,7 @@ sub run
         {
             my (undef, $kind, $seed) = @{ shift @plan };
             srand $seed;
-            my ($what, $after, $code) = $kinds{$kind}[1]->($g);
+            my ($what, $after, $code) = ($members{$kind} // $kinds{$kind}[1])->($g);
             next if !$what;
             $g->{say}->(sprintf('%6.2f %s%s', time - $begin, $what, $code ? sprintf(' for %.1f s', $after) : ''));
             $done{$kind}++;
@@ -204,9 +213,34 @@ sub pause_links
     my ($g) = @_;
     my $node = pick(@{ $g->{nodes} });
     in_session($g, $node, "SET statement_timeout = '3s'; SELECT cozesync.pause()") or return;
-    my $resume = sub { in_session($g, $node, 'SELECT cozesync.resume()') };
+    my $resume = sub { !(grep { $_ == $node } @{ $g->{nodes} }) || in_session($g, $node, 'SELECT cozesync.resume()') };
     push @{ $g->{at_end} }, $resume;
     return ($node->name . ': paused', 0.5 + rand 5, $resume);
+}
+
+sub join_member
+{
+    my ($g) = @_;
+    my $via = pick(@{ $g->{nodes} });
+    return $g->{begin_join}->($via) ? 'a node joins through ' . $via->name : ();
+}
+
+# Not the first one, and none whose going leaves the others apart.
+sub drop_member
+{
+    my ($g) = @_;
+    my @nodes = @{ $g->{nodes} };
+    my $node = $g->{topology} eq 'chain' ? $nodes[ $g->{size} - 1 ] : $nodes[ 1 + rand $#nodes ];
+    my $by = rand() < 0.5 ? $nodes[0] : undef;
+    my $name = $node->name;
+    return if @nodes < 3;
+    my $done = $g->{remove_member}->($node, $by);
+    # who could not be told now is told when all has healed
+    push @{ $g->{at_end} }, sub { return in_session($g, $nodes[0],
+        "SET statement_timeout = '60s'; SELECT cozesync.drop_node('$name')") };
+    @{ $g->{roads} } = grep { !/\b$name\b/ } @{ $g->{roads} };
+    @{ $g->{links} } = grep { !/\b$name\b/ } @{ $g->{links} };
+    return "$name: " . ($by ? 'dropped' : 'leaves') . ($done ? '' : ' (failed)');
 }
 
 sub change_mode

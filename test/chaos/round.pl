@@ -30,6 +30,7 @@ use Load;
 use PostgreSQL::Test::Utils;
 use Proxy;
 use RandomWork qw(pick);
+use POSIX ();
 use Test::More;
 use Time::HiRes qw(time usleep);
 use WireSession;
@@ -56,6 +57,7 @@ my $buffer = pick('16kB', '64kB', '256kB');
 my $drift = pick(3, 60);
 my ($enabled, @plan) = Faults::plan($seconds, $ENV{FAULTS});
 my @names = (qw(a b c d e))[ 0 .. $n - 1 ];
+my $spare = (grep { $_ eq 'join' } @$enabled) ? 's' : undef;     # joins later
 
 note "SEED=$seed, $seconds s: $n nodes, $topology, $modes, $clients writers a node, pause $pace, segment $segment,"
     . " batch $batch, buffer $buffer, retention $retention, drift $drift s, faults: @$enabled, " . @plan . ' of them';
@@ -114,8 +116,8 @@ sub wait_up
     die $node->name . ' does not come up';
 }
 
-my @nodes;
-for my $name (@names)
+my (@nodes, @all);
+for my $name (@names, $spare // ())
 {
     my $node = PostgreSQL::Test::Cluster->new($name);
     open my $fh, '>', "$tmp/skew.$name" or die;
@@ -138,7 +140,7 @@ for my $name (@names)
 }
 my %node = map { $_->name => $_ } @nodes;
 my %roads;
-for my $from (@names)
+for my $from (map { $_->name } @nodes)
 {
     mkdir "$tmp/$from";
     open my $fh, '>', "$tmp/services.$from" or die;
@@ -151,8 +153,10 @@ for my $from (@names)
     close $fh;
 }
 my $proxy = Proxy->start(%roads);
-END { kill 'KILL', $proxy->{pid} if $proxy; kill_all_processes($_) for grep { is_running($_) } @nodes; }
+END { kill 'KILL', $proxy->{pid} if $proxy; kill_all_processes($_) for grep { is_running($_) } @all; }
 wait_up($_) for @nodes;
+@all = @nodes;       # all servers; @nodes are the members
+$spare = pop @nodes if defined $spare;
 
 sub run_sql
 {
@@ -163,17 +167,25 @@ sub run_sql
 }
 
 my $first = $nodes[0];
-run_sql($_, 'CREATE EXTENSION cozesync') for @nodes;
+run_sql($_, 'CREATE EXTENSION cozesync') for @all;
 run_sql($first, $Load::schema);
 run_sql($first, "SELECT cozesync.create_group('chaos', node_name => 'a', dsn => 'service=a')");
 run_sql($first, "SELECT cozesync.add_schema('public')");
+# '' or what went wrong.
+sub join_through
+{
+    my ($node, $via, $patience) = @_;
+    my $session = WireSession->new(host => $node->host, port => $node->port, user => $user, dbname => 'postgres',
+        patience => $patience) or return 'no session';
+    my ($name, $member) = map { $_->name } $node, $via;
+    my $answer = $session->query("CALL cozesync.join_group(node_name => '$name', dsn => 'service=$name', via => 'service=$member')");
+    return $answer->{lost} ? 'session lost' : $answer->{state} ? $answer->{message} : '';
+}
+
 for my $node (@nodes[ 1 .. $#nodes ])
 {
-    my $via = $nodes[0]->name;
-    # not in a transaction, hence not by run_sql with others
-    my $answer = WireSession->new(host => $node->host, port => $node->port, user => $user, dbname => 'postgres', patience => 120)
-        ->query("CALL cozesync.join_group(node_name => '" . $node->name . "', dsn => 'service=" . $node->name . "', via => 'service=$via')");
-    die $node->name . " does not join: $answer->{message}" if $answer->{lost} || $answer->{state};
+    my $said = join_through($node, $nodes[0], 120);
+    die $node->name . " does not join: $said" if $said;
 }
 
 # The pairs that are linked.
@@ -203,17 +215,87 @@ note sprintf 'formed after %.0f s', time - $began;
 
 my $stop = "$tmp/stop";
 my (@writers, @readers);
-for my $node (@nodes)
+
+sub start_clients
 {
+    my ($node) = @_;
+    my $name = $node->name;
     my %c = (host => $node->host, port => $node->port, user => $user, stop => $stop, pause => $pace);
     for my $i (1 .. $clients)
     {
         my $number = @writers;
-        push @writers, { node => $node, acks => "$tmp/acks.$number", pid => Load::start_writer(%c,
-            tag => $node->name . $i, sync => $number % 3 == 2 ? 'off' : 'on', seed => $seed + 1000 * $number, acks => "$tmp/acks.$number") };
+        push @writers, { name => $name, acks => "$tmp/acks.$number", pid => Load::start_writer(%c, tag => $name . $i,
+            sync => $number % 3 == 2 ? 'off' : 'on', seed => $seed + 1000 * $number, acks => "$tmp/acks.$number") };
     }
-    push @readers, { node => $node, seen => "$tmp/seen." . $node->name, pid => Load::start_reader(%c,
-        tag => $node->name . 'r', seen => "$tmp/seen." . $node->name, never => "$tmp/never." . $node->name) };
+    push @readers, { name => $name, pid => Load::start_reader(%c, tag => $name . 'r', seen => "$tmp/seen.$name", never => "$tmp/never.$name") };
+    return;
+}
+
+start_clients($_) for @nodes;
+
+# --- members that come and go: join through any member, leave, be dropped --------------------
+
+my $joining;                    # pid of who sees to it
+my %gone;
+
+# Tried again and again, through whomever, until it is a member.
+sub begin_join
+{
+    my ($via) = @_;
+    return 0 if $joining || !$spare || $gone{joined};
+    $joining = fork // die "fork: $!";
+    return 1 if $joining;
+    my $limit = time + $seconds + 200;
+    while (time < $limit)
+    {
+        my $said = join_through($spare, $via, 60);
+        POSIX::_exit(0) if $said eq '';
+        open my $out, '>>', "$PostgreSQL::Test::Utils::log_path/join.txt";
+        print $out sprintf "%.2f via %s: %s\n", time - $began, $via->name, $said;
+        close $out;
+        usleep(300_000);
+    }
+    POSIX::_exit(1);
+}
+
+sub end_join
+{
+    my ($wait) = @_;
+    return if !$joining || waitpid($joining, $wait ? 0 : POSIX::WNOHANG()) == 0;
+    ok($? == 0, 'a node joined') if $wait || $?;
+    if ($? == 0)
+    {
+        push @nodes, $spare;
+        start_clients($spare) if !$wait;
+        $gone{joined} = 1;
+        $spare = undef;
+    }
+    $joining = undef;
+    return;
+}
+
+# Its writers end first; what it had not sent goes with it.
+sub remove_member
+{
+    my ($node, $by) = @_;
+    my $name = $node->name;
+    for my $p (grep { $_->{name} eq $name } @writers, @readers)
+    {
+        kill 'KILL', $p->{pid};
+        waitpid $p->{pid}, 0;
+    }
+    @writers = grep { $_->{name} ne $name } @writers;
+    @readers = grep { $_->{name} ne $name } @readers;
+    @nodes = grep { $_ != $node } @nodes;
+    $gone{$name} = 1;
+    if (!$by)
+    {
+        my $answer = (session($node) // return 0)->query("SET statement_timeout = '60s'; SELECT cozesync.leave_group()");
+        return !$answer->{lost} && !$answer->{state};
+    }
+    kill_all_processes($node);
+    my $answer = (session($by) // return 0)->query("SET statement_timeout = '60s'; SELECT cozesync.drop_node('$name')");
+    return !$answer->{lost} && !$answer->{state};
 }
 
 open my $story, '>', "$PostgreSQL::Test::Utils::log_path/story.txt" or die;
@@ -221,13 +303,15 @@ $story->autoflush(1);
 my %group = (nodes => \@nodes, proxy => $proxy, roads => [ sort grep { !/^(.)>\1/ } keys %roads ], links => \@links,
     down => {}, at_end => [], max_skew => $drift == 3 ? 5000 : 4000, session => \&session,
     say => sub { print $story "$_[0]\n" },
+    begin_join => \&begin_join, remove_member => \&remove_member, topology => $topology, size => $n,
     set_skew => sub { write_word($_[0], 0, $_[1]) }, set_full => sub { write_word($_[0], 1, $_[1]) });
 my $next_look = 0;
 $group{keep_up} = sub
 {
     return if time < $next_look;
     $next_look = time + 0.3;
-    for my $node (grep { !$group{down}{ $_->name } && !is_running($_) } @nodes)
+    end_join(0);
+    for my $node (grep { !$group{down}{ $_->name } && !is_running($_) } @nodes, $spare // ())
     {
         start_node($node);
     }
@@ -239,12 +323,12 @@ note 'faults: ' . (join(', ', map { "$_ $done{$_}" } sort keys %done) || 'none')
 
 $proxy->set($_, 'pass') for keys %roads;
 $group{down} = {};
-for my $name (@names)
+for my $node (@all)
 {
-    write_word($name, 1, 0);
-    write_word($name, 0, 0);
+    write_word($node->name, 1, 0);
+    write_word($node->name, 0, 0);
 }
-wait_up($_) for @nodes;
+wait_up($_) for @nodes, $spare // ();
 for my $heal (@{ $group{at_end} })
 {
     my $tries = 0;
@@ -262,6 +346,7 @@ for my $p (@writers, @readers)
     }
 }
 wait_up($_) for @nodes;
+end_join(1);
 
 my $healing = time;
 my $quiet = eval { wait_quiet(@nodes) } // diag($@);
@@ -292,10 +377,11 @@ sub differing
 }
 
 my @logs = map { folded_conflicts($_) } @nodes;
-is(differing($logs[$_], $logs[0]), '', "the same conflicts over rows with unique values on $names[$_] as on a")
+is(differing($logs[$_], $logs[0]), '', "the same conflicts over rows with unique values on " . $nodes[$_]->name . ' as on a')
     or dump_group('conflicts differ') for 1 .. $#logs;
 
 my %acknowledged;
+# what a member that left had not sent is gone with it
 for my $writer (grep { -e $_->{acks} } @writers)
 {
     for (split /\n/, slurp_file($writer->{acks}))
