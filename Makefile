@@ -4,6 +4,7 @@
 #   make test                   every test, in a private copy of PostgreSQL
 #   make chaos ROUNDS=20        rounds of faults in groups of three to five nodes, each with
 #                               its seed (SEED=, CHAOS_SECONDS=30; test/chaos/round.pl)
+#   make steady                 ten minutes of load: the log on disk does not grow
 #   make fuzz FUZZ_SECONDS=300  the decoders of the wire format, fuzzed alone
 #   make demo, make bench       two nodes under load; measured ratios
 #
@@ -49,13 +50,15 @@ EXTRA_CLEAN = $(OBJS:.o=.d) $(BUILD_STAMP) test/build
 .DEFAULT_GOAL := all
 
 # These install what they need themselves, so they work without a server.
-STANDALONE = test chaos fuzz demo bench deps
+STANDALONE = test chaos steady fuzz demo bench deps
 .PHONY: $(STANDALONE)
 test:
 	@test/run.sh $(SUITES)
 chaos:
 	@COZE_TOTAL_LIMIT=1000000 SEED=$(SEED) ROUNDS=$(ROUNDS) CHAOS_SECONDS=$(or $(CHAOS_SECONDS),30) \
 		test/run.sh chaos
+steady:
+	@COZE_TEST_LIMIT=1200 CHAOS_SECONDS=$(or $(CHAOS_SECONDS),600) test/run.sh steady
 fuzz:
 	@test/fuzz/run.sh $(or $(FUZZ_SECONDS),300)
 demo:

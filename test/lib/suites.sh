@@ -181,6 +181,13 @@ suite_chaos()
 	counts chaos $passed $failed 0
 }
 
+# Ten minutes of steady load.
+suite_steady()
+{
+	run_tap_programs steady 1 test/chaos/steady.pl
+	grep '^# ' "$out/steady/steady.tap" || true
+}
+
 # Programs without a server.  test/unit/*.t run what test/unit/Makefile builds; the
 # wire format's own test and a short round of its fuzzers print TAP themselves.
 suite_unit()
