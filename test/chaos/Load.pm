@@ -11,6 +11,7 @@ use strict;
 use warnings;
 use IO::Handle;
 use POSIX ();
+use Policies;
 use RandomWork;
 use Time::HiRes qw(time usleep);
 use WireSession;
@@ -134,6 +135,12 @@ sub nested
         pick('= ' . random_id(), 'IN (' . random_id() . ', ' . random_id() . ')', '> 0');
 }
 
+sub under_policy
+{
+    my ($c) = @_;
+    return rand() < 0.02 ? Policies::settle() : Policies::statement(token($c));
+}
+
 sub random_one
 {
     my ($c) = @_;
@@ -155,9 +162,10 @@ sub some_work
 {
     my ($c, $tokens) = @_;
     my $sum = 0;
-    $sum += $_->[0] for @kinds;
+    my @possible = (@kinds, $c->{policies} ? [ 25, \&under_policy ] : ());
+    $sum += $_->[0] for @possible;
     my $dice = rand $sum;
-    for my $kind (@kinds)
+    for my $kind (@possible)
     {
         return $kind->[1]->($c, $tokens) if ($dice -= $kind->[0]) < 0;
     }
@@ -190,7 +198,7 @@ sub transaction
 # --- processes ------------------------------------------------------------------------------
 
 # c: host, port, user (of the node), tag, sync, seed, stop (file), acks (file), pause (seconds
-# between transactions).  Returns the pid.
+# between transactions), policies (are there tables with one).  Returns the pid.
 sub start_writer
 {
     my (%c) = @_;
