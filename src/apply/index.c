@@ -16,15 +16,19 @@
  * before, and calls it again when he holds what he wrote; what that brings to
  * light is compared with what this transaction wrote.
  *
- * Operations of a transaction that is not over are at the head of their chains
- * and are taken out again should it abort.
+ * Operations of a transaction that is not over are taken out again should it abort.
+ *
+ * Memory.  Where operations take more than half of cozesync.index_memory all of them go
+ * to a sorted run in a temporary file (run.c), what the transaction at hand has added to
+ * one that it takes with it if it aborts.  Runs of like size are merged, four at a
+ * time, so that there are few; what has been forgotten goes then, and a run of
+ * which everything has.  TRUNCATEs stay in memory.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -32,10 +36,13 @@
 #include "apply/body.h"
 #include "apply/index.h"
 #include "apply/ops.h"
+#include "apply/run.h"
+#include "apply/written.h"
 #include "debug.h"
 #include "log/log.h"
 #include "log/members.h"
 #include "log/state.h"
+#include "settings.h"
 
 /* A list of an origin's operations, by rising hlc. */
 typedef struct OpList
@@ -96,17 +103,21 @@ static int	nheads = 0;
 static int	heads_cap = 0;
 static bool stale = false;
 
-/* What the transaction wrote: an open hash set of (relid, slot, hash). */
-typedef struct Written
+/* Operations for which there was no memory. */
+typedef struct IndexRun
 {
-	Oid			relid;			/* 0: free */
-	uint32		hash;
-	uint8		slot;
-} Written;
+	CozeRun    *run;
+	bool		pending;		/* of the transaction at hand */
+	CozeHlc		folds_upto;		/* highest of tables that fold */
+	CozeVector	plain_upto;		/* of others, by origin */
+} IndexRun;
 
-static Written *written = NULL;
-static uint32 nwritten = 0;
-static uint32 written_cap = 0;
+static IndexRun *runs = NULL;	/* newest last */
+static int	nruns = 0;
+static int	runs_cap = 0;
+static bool spilling = false;	/* stays true when that fails half-way */
+
+#define MERGED_AT_ONCE 4
 
 /* Whose operations are being added. */
 static IndexOrigin *adding_origin = NULL;
@@ -121,13 +132,9 @@ static CozeVersion *late = NULL;
 static int	nlate = 0;
 static int	late_cap = 0;
 
-/* --- hash table --- */
+static void append(OpList *list, CozeIndexOp *op);
 
-static uint32
-place_hash(Oid relid, uint8 slot, uint32 hash)
-{
-	return murmurhash32(hash ^ (relid * 0x9E3779B1u) ^ slot);
-}
+/* --- hash table --- */
 
 static void
 grow_buckets(void)
@@ -145,7 +152,7 @@ grow_buckets(void)
 	{
 		for (CozeIndexOp *op = buckets[i], *next; op != NULL; op = next)
 		{
-			uint32		b = place_hash(op->relid, op->slot, op->hash) & (n - 1);
+			uint32		b = coze_place_hash(op->relid, op->slot, op->hash) & (n - 1);
 
 			next = op->chain;
 			op->chain = NULL;
@@ -163,7 +170,7 @@ grow_buckets(void)
 static void
 unlink_op(CozeIndexOp *op)
 {
-	CozeIndexOp **p = &buckets[place_hash(op->relid, op->slot, op->hash) & (nbuckets - 1)];
+	CozeIndexOp **p = &buckets[coze_place_hash(op->relid, op->slot, op->hash) & (nbuckets - 1)];
 
 	while (*p != op)
 		p = &(*p)->chain;
@@ -174,14 +181,14 @@ unlink_op(CozeIndexOp *op)
 	pfree(op);
 }
 
-CozeIndexOp *
-coze_index_first(Oid relid, uint8 slot, uint32 hash)
+static CozeIndexOp *
+first_in_memory(Oid relid, uint8 slot, uint32 hash)
 {
 	CozeIndexOp *op;
 
 	if (nops == 0)
 		return NULL;
-	op = buckets[place_hash(relid, slot, hash) & (nbuckets - 1)];
+	op = buckets[coze_place_hash(relid, slot, hash) & (nbuckets - 1)];
 	while (op != NULL && (op->hash != hash || op->relid != relid || op->slot != slot))
 		op = op->chain;
 	return op;
@@ -220,45 +227,15 @@ coze_index_has_truncates(void)
 	return ntruncates > 0;
 }
 
-static int
-compare_versions(const void *a, const void *b)
-{
-	return coze_version_cmp(*(const CozeVersion *) a, *(const CozeVersion *) b);
-}
-
-CozeVersion *
-coze_index_entries_on(Oid relid, int *n)
-{
-	CozeVersion *versions = palloc(64 * sizeof(CozeVersion));
-	int			cap = 64;
-	int			unique = 0;
-
-	*n = 0;
-	for (uint32 i = 0; i < nbuckets; i++)
-	{
-		for (CozeIndexOp *op = buckets[i]; op != NULL; op = op->chain)
-		{
-			if (op->relid != relid || op->slot != COZE_SLOT_KEY)
-				continue;
-			if (*n == cap)
-				versions = repalloc_huge(versions, (cap *= 2) * sizeof(CozeVersion));
-			versions[(*n)++] = coze_index_version(op);
-		}
-	}
-	qsort(versions, *n, sizeof(CozeVersion), compare_versions);
-	for (int i = 0; i < *n; i++)
-	{
-		if (i == 0 || !coze_version_equal(versions[i], versions[i - 1]))
-			versions[unique++] = versions[i];
-	}
-	*n = unique;
-	return versions;
-}
-
 Size
 coze_index_size(void)
 {
-	return (Size) nops * sizeof(CozeIndexOp) + (Size) nbuckets * sizeof(void *);
+	Size		size = (Size) nops * sizeof(CozeIndexOp) + (Size) nbuckets * sizeof(void *) +
+		(Size) added_cap * sizeof(void *);
+
+	for (int i = 0; i < nruns; i++)
+		size += coze_run_memory(runs[i].run);
+	return size;
 }
 
 /* --- origins --- */
@@ -320,6 +297,396 @@ trim_list(OpList *list, CozeHlc upto)
 	}
 }
 
+/* --- spilling --- */
+
+static bool
+is_remembered(const CozeRunOp *op)
+{
+	return op->hlc > ((op->flags & COZE_OP_FOLDS) ? trimmed_to : origins[op->origin].least);
+}
+
+/* Is all that a run holds forgotten? */
+static bool
+is_forgotten(const IndexRun *run)
+{
+	if (run->pending || run->folds_upto > trimmed_to)
+		return false;
+	for (int i = 0; i < run->plain_upto.n; i++)
+	{
+		if (run->plain_upto.e[i].hlc > origin_entry(run->plain_upto.e[i].origin)->least)
+			return false;
+	}
+	return true;
+}
+
+static void
+drop_run(int i)
+{
+	coze_run_free(runs[i].run);
+	coze_vector_free(&runs[i].plain_upto);
+	memmove(&runs[i], &runs[i + 1], (nruns - i - 1) * sizeof(IndexRun));
+	nruns--;
+}
+
+static void
+drop_forgotten_runs(void)
+{
+	for (int i = nruns - 1; i >= 0; i--)
+	{
+		if (is_forgotten(&runs[i]))
+			drop_run(i);
+	}
+}
+
+/* In memory, for one more operation, of so many. */
+static int
+filter_bits(uint64 n)
+{
+	Size		bits = (Size) cozesync_index_memory * 1024 * 8 / 4;
+
+	for (int i = 0; i < nruns; i++)
+		n += coze_run_count(runs[i].run);
+	return (int) Min(10, bits / Max(1, n));
+}
+
+static void
+add_run(const IndexRun *run)
+{
+	if (nruns == runs_cap)
+	{
+		int			cap = Max(8, 2 * runs_cap);
+
+		runs = runs == NULL ? MemoryContextAlloc(index_context, cap * sizeof(IndexRun)) :
+			repalloc(runs, cap * sizeof(IndexRun));
+		runs_cap = cap;
+	}
+	runs[nruns++] = *run;
+}
+
+/* Note that a run holds an operation. */
+static void
+count_in(IndexRun *run, const CozeRunOp *op)
+{
+	if (op->flags & COZE_OP_FOLDS)
+		run->folds_upto = Max(run->folds_upto, op->hlc);
+	else
+		coze_vector_raise(&run->plain_upto, origins[op->origin].origin, op->hlc);
+}
+
+/* Smaller and larger runs: each size is four times the one below. */
+static int
+size_class(uint64 n)
+{
+	int			class = 0;
+
+	for (; n > 1024; n /= MERGED_AT_ONCE)
+		class++;
+	return class;
+}
+
+/* Make one of several runs; which: their numbers, rising. */
+static void
+merge_runs(const int *which, int n)
+{
+	MemoryContext old = MemoryContextSwitchTo(index_context);
+	CozeRun    *parts[MERGED_AT_ONCE];
+	IndexRun	merged = {0};
+
+	for (int i = 0; i < n; i++)
+	{
+		IndexRun   *part = &runs[which[i]];
+
+		parts[i] = part->run;
+		merged.folds_upto = Max(merged.folds_upto, part->folds_upto);
+		coze_vector_merge(&merged.plain_upto, &part->plain_upto);
+	}
+	merged.run = coze_run_merge(parts, n, filter_bits(0), is_remembered);
+	for (int i = n - 1; i >= 0; i--)
+		drop_run(which[i]);
+	add_run(&merged);
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+merge_some(void)
+{
+	for (int i = 0; i < nruns; i++)
+	{
+		int			class = size_class(coze_run_count(runs[i].run));
+		int			which[MERGED_AT_ONCE];
+		int			n = 0;
+
+		for (int j = i; j < nruns && n < MERGED_AT_ONCE; j++)
+		{
+			if (!runs[j].pending && size_class(coze_run_count(runs[j].run)) == class)
+				which[n++] = j;
+		}
+		if (n == MERGED_AT_ONCE && !runs[i].pending)
+		{
+			merge_runs(which, n);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void
+tend_runs(void)
+{
+	drop_forgotten_runs();
+	while (merge_some())
+		;
+}
+
+static void
+copy_to_run(CozeRunOp *to, const CozeIndexOp *op, IndexRun *run)
+{
+	to->hlc = op->hlc;
+	to->seq = op->seq;
+	to->relid = op->relid;
+	to->hash = op->hash;
+	to->origin = op->origin;
+	to->offset = op->offset;
+	to->context = op->context;
+	to->slot = op->slot;
+	to->flags = op->flags;
+	count_in(run, to);
+}
+
+static void
+spill_ops(CozeIndexOp *const *ops, Size n, bool pending)
+{
+	CozeRunOp  *copies;
+	IndexRun	run = {.pending = pending};
+
+	if (n == 0)
+		return;
+	elog(DEBUG1, "%zu operations of the suffix index go to a file", n);
+	copies = MemoryContextAllocHuge(index_context, n * sizeof(CozeRunOp));
+	for (Size i = 0; i < n; i++)
+		copy_to_run(&copies[i], ops[i], &run);
+	run.run = coze_run_write(copies, n, filter_bits(n));
+	pfree(copies);
+	add_run(&run);
+	for (Size i = 0; i < n; i++)
+		unlink_op(ops[i]);
+}
+
+/* What goes to a run; the list is left with the rest. */
+static Size
+take_from_list(OpList *list, CozeIndexOp **ops, Size n)
+{
+	OpList		rest = {NULL, NULL};
+
+	for (CozeIndexOp *op = list->first, *later; op != NULL; op = later)
+	{
+		later = op->later;
+		if (op->slot != COZE_SLOT_TRUNCATE)
+			ops[n++] = op;
+		else
+			append(&rest, op);
+	}
+	*list = rest;
+	return n;
+}
+
+static void
+spill(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(index_context);
+	CozeIndexOp **ops = MemoryContextAllocHuge(index_context, Max(1, nops) * sizeof(CozeIndexOp *));
+	Size		n = 0;
+	int			rest = 0;
+
+	spilling = true;
+	for (int i = 0; i < norigins; i++)
+	{
+		n = take_from_list(&origins[i].plain, ops, n);
+		n = take_from_list(&origins[i].folds, ops, n);
+	}
+	spill_ops(ops, n, false);
+	n = 0;
+	for (int i = 0; i < nadded; i++)
+	{
+		if (added[i]->slot != COZE_SLOT_TRUNCATE)
+			ops[n++] = added[i];
+		else
+			added[rest++] = added[i];
+	}
+	spill_ops(ops, n, true);
+	nadded = rest;
+	pfree(ops);
+	tend_runs();
+	spilling = false;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+spill_if_much(void)
+{
+	Size		in_memory = (Size) nops * (sizeof(CozeIndexOp) + 2 * sizeof(void *));
+
+	if (in_memory > (Size) cozesync_index_memory * 1024 / 2)
+		spill();
+}
+
+/* The runs of the transaction at hand are for good, or go with it. */
+static void
+end_pending_runs(bool committed)
+{
+	for (int i = nruns - 1; i >= 0; i--)
+	{
+		if (!runs[i].pending)
+			continue;
+		if (committed)
+			runs[i].pending = false;
+		else
+			drop_run(i);
+	}
+}
+
+/* --- looking up --- */
+
+typedef struct Lookup
+{
+	CozeIndexOp *first;
+	CozeIndexOp **end;
+} Lookup;
+
+static CozeIndexOp *
+add_found(Lookup *lookup)
+{
+	CozeIndexOp *op = palloc0(sizeof(CozeIndexOp));
+
+	*lookup->end = op;
+	lookup->end = &op->chain;
+	return op;
+}
+
+static bool
+found_in_run(void *arg, const CozeRunOp *found)
+{
+	CozeIndexOp *op;
+
+	if (!is_remembered(found))
+		return true;
+	op = add_found(arg);
+	op->hlc = found->hlc;
+	op->seq = found->seq;
+	op->relid = found->relid;
+	op->hash = found->hash;
+	op->origin = found->origin;
+	op->offset = found->offset;
+	op->context = found->context;
+	op->slot = found->slot;
+	op->flags = found->flags;
+	return true;
+}
+
+/* In memory those of the index itself; where runs have some, copies of all. */
+CozeIndexOp *
+coze_index_first(Oid relid, uint8 slot, uint32 hash)
+{
+	CozeIndexOp *in_memory = first_in_memory(relid, slot, hash);
+	Lookup		lookup = {NULL, &lookup.first};
+
+	if (nruns == 0 || slot == COZE_SLOT_TRUNCATE)
+		return in_memory;
+	for (int i = nruns - 1; i >= 0; i--)
+		coze_run_find(runs[i].run, relid, slot, hash, found_in_run, &lookup);
+	if (lookup.first == NULL)
+		return in_memory;
+	for (const CozeIndexOp *op = in_memory; op != NULL; op = coze_index_next(op))
+	{
+		CozeIndexOp *copy = add_found(&lookup);
+
+		*copy = *op;
+		copy->chain = NULL;
+	}
+	return lookup.first;
+}
+
+static int
+compare_versions(const void *a, const void *b)
+{
+	return coze_version_cmp(*(const CozeVersion *) a, *(const CozeVersion *) b);
+}
+
+/* Versions, sorted and without doubles whenever there are many more of them. */
+typedef struct VersionSet
+{
+	Oid			relid;
+	CozeVersion *versions;
+	int			n;
+	int			cap;
+	int			nsorted;		/* so many are sorted, and each is there once */
+} VersionSet;
+
+static void
+sort_versions(VersionSet *set)
+{
+	int			n = 0;
+
+	if (set->nsorted == set->n)
+		return;
+	qsort(set->versions, set->n, sizeof(CozeVersion), compare_versions);
+	for (int i = 0; i < set->n; i++)
+	{
+		if (i == 0 || !coze_version_equal(set->versions[i], set->versions[n - 1]))
+			set->versions[n++] = set->versions[i];
+	}
+	set->n = set->nsorted = n;
+}
+
+static void
+add_version(VersionSet *set, CozeVersion version)
+{
+	if (set->n > 0 && coze_version_equal(set->versions[set->n - 1], version))
+		return;
+	if (set->n == set->cap)
+	{
+		sort_versions(set);
+		if (set->n * 2 > set->cap)
+			set->versions = repalloc_huge(set->versions, (set->cap *= 2) * sizeof(CozeVersion));
+	}
+	set->versions[set->n++] = version;
+}
+
+static bool
+add_version_of(void *arg, const CozeRunOp *op)
+{
+	VersionSet *set = arg;
+	CozeVersion version = {op->hlc, origins[op->origin].origin};
+
+	if (op->relid == set->relid && op->slot == COZE_SLOT_KEY && is_remembered(op))
+		add_version(set, version);
+	return true;
+}
+
+CozeVersion *
+coze_index_entries_on(Oid relid, int *n)
+{
+	VersionSet	set = {.relid = relid,.cap = 1024};
+
+	set.versions = palloc(set.cap * sizeof(CozeVersion));
+	for (uint32 i = 0; i < nbuckets; i++)
+	{
+		for (CozeIndexOp *op = buckets[i]; op != NULL; op = op->chain)
+		{
+			if (op->relid == relid && op->slot == COZE_SLOT_KEY)
+				add_version(&set, coze_index_version(op));
+		}
+	}
+	for (int i = 0; i < nruns; i++)
+		coze_run_each(runs[i].run, add_version_of, &set);
+	set.nsorted = -1;
+	sort_versions(&set);
+	*n = set.n;
+	return set.versions;
+}
+
+/* --- forgetting --- */
+
 /* Forget what nothing that is still to come can be concurrent with. */
 void
 coze_index_trim(void)
@@ -333,76 +700,15 @@ coze_index_trim(void)
 		trim_list(&origins[i].plain, origins[i].least);
 		trim_list(&origins[i].folds, trimmed_to);
 	}
+	drop_forgotten_runs();
 }
 
 /* --- what was written --- */
 
-static bool
-find_written(Oid relid, uint8 slot, uint32 hash, uint32 *place)
-{
-	*place = place_hash(relid, slot, hash) & (written_cap - 1);
-	while (written[*place].relid != InvalidOid)
-	{
-		Written    *w = &written[*place];
-
-		if (w->hash == hash && w->relid == relid && w->slot == slot)
-			return true;
-		*place = (*place + 1) & (written_cap - 1);
-	}
-	return false;
-}
-
-static void
-grow_written(void)
-{
-	Written    *old = written;
-	uint32		old_cap = written_cap;
-
-	written_cap = Max(1024, 2 * old_cap);
-	written = MemoryContextAllocExtended(index_context, written_cap * sizeof(Written),
-										 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	for (uint32 i = 0; i < old_cap; i++)
-	{
-		uint32		place;
-
-		if (old[i].relid == InvalidOid)
-			continue;
-		find_written(old[i].relid, old[i].slot, old[i].hash, &place);
-		written[place] = old[i];
-	}
-	if (old != NULL)
-		pfree(old);
-}
-
 void
 coze_index_wrote(Oid relid, uint8 slot, uint32 hash)
 {
-	uint32		place;
-
-	if (nwritten * 2 >= written_cap)
-		grow_written();
-	if (find_written(relid, slot, hash, &place))
-		return;
-	written[place].relid = relid;
-	written[place].hash = hash;
-	written[place].slot = slot;
-	nwritten++;
-}
-
-static void
-forget_written(void)
-{
-	if (nwritten == 0)
-		return;
-	if (written_cap > 65536)
-	{
-		pfree(written);
-		written = NULL;
-		written_cap = 0;
-	}
-	else
-		memset(written, 0, written_cap * sizeof(Written));
-	nwritten = 0;
+	coze_written_add(relid, slot, hash);
 }
 
 bool
@@ -415,19 +721,12 @@ coze_index_is_stale(void)
 static void
 compare_with_written(Oid relid, uint8 slot, uint32 hash)
 {
-	uint32		place;
-
-	if (nwritten == 0)
-		return;
 	if (slot == COZE_SLOT_TRUNCATE)
-	{
-		for (uint32 i = 0; i < written_cap && !stale; i++)
-			stale = written[i].relid == relid;
-		return;
-	}
-	/* A TRUNCATE was written on every key. */
-	stale |= find_written(relid, slot, hash, &place) ||
-		find_written(relid, COZE_SLOT_TRUNCATE, 0, &place);
+		stale |= coze_written_any(relid);
+	else
+		/* A TRUNCATE was written on every key. */
+		stale |= coze_written_has(relid, slot, hash) ||
+			coze_written_has(relid, COZE_SLOT_TRUNCATE, 0);
 }
 
 /* --- adding --- */
@@ -546,7 +845,7 @@ coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 	op->origin = adding_origin - origins;
 	op->slot = slot;
 	op->flags = flags | (folds ? COZE_OP_FOLDS : 0);
-	bucket = place_hash(op->relid, slot, hash) & (nbuckets - 1);
+	bucket = coze_place_hash(op->relid, slot, hash) & (nbuckets - 1);
 	op->chain = buckets[bucket];
 	buckets[bucket] = op;
 	nops++;
@@ -556,6 +855,8 @@ coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 		remember_added(op);
 	else
 		append(folds ? &adding_origin->folds : &adding_origin->plain, op);
+	if (nops % 1024 == 0)
+		spill_if_much();
 }
 
 static void
@@ -617,7 +918,7 @@ forget_transaction(void)
 	nadded = 0;
 	stale = false;
 	adding_seen = NULL;
-	forget_written();
+	coze_written_forget();
 }
 
 void
@@ -635,6 +936,7 @@ coze_index_commit(void)
 
 		append((op->flags & COZE_OP_FOLDS) ? &origin->folds : &origin->plain, op);
 	}
+	end_pending_runs(true);
 	for (int i = 0; i < nheads; i++)
 	{
 		IndexOrigin *origin = origin_entry(heads[i].version.origin);
@@ -649,8 +951,15 @@ coze_index_commit(void)
 void
 coze_index_abort(void)
 {
+	if (spilling)
+	{
+		/* Half of it is in the file, half is not: read the log again. */
+		coze_index_reset();
+		return;
+	}
 	for (int i = nadded - 1; i >= 0; i--)
 		unlink_op(added[i]);
+	end_pending_runs(false);
 	forget_transaction();
 }
 
@@ -802,6 +1111,11 @@ coze_index_extend(void)
 void
 coze_index_reset(void)
 {
+	coze_written_forget();
+	coze_run_free_all();
+	runs = NULL;
+	nruns = runs_cap = 0;
+	spilling = false;
 	if (index_context != NULL)
 		MemoryContextDelete(index_context);
 	index_context = op_context = NULL;
@@ -818,8 +1132,6 @@ coze_index_reset(void)
 	nadded = added_cap = 0;
 	heads = NULL;
 	nheads = heads_cap = 0;
-	written = NULL;
-	nwritten = written_cap = 0;
 	late = NULL;
 	nlate = late_cap = 0;
 	adding_seen = NULL;
@@ -879,7 +1191,6 @@ build(void)
 	op_context = SlabContextCreate(index_context, "cozesync operations", SLAB_LARGE_BLOCK_SIZE,
 								   sizeof(CozeIndexOp));
 	grow_buckets();
-	grow_written();
 	group_generation = coze_group_generation();
 	coze_held(&upto);
 	coze_vector_set(&upto, coze_own_origin(), PG_INT64_MAX);
