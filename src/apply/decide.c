@@ -350,8 +350,12 @@ typedef struct CozeGathered
 	bool		left;			/* a mark remains */
 } CozeGathered;
 
-/* Without the rule little: what a test sees of a very large entry. */
-#define GATHERED_BYTES_MAX (COZE_RULE("gather-much") ? 16 * 1024 * 1024 : 64 * 1024)
+/* In tests little, so that they see what becomes of very large entries. */
+#ifdef COZE_TESTING
+#define GATHERED_BYTES_MAX (64 * 1024)
+#else
+#define GATHERED_BYTES_MAX (16 * 1024 * 1024)
+#endif
 
 static CozeGathered *
 gathered_of(CozeDeciding *deciding)
