@@ -15,7 +15,7 @@ RETURNS bytea
 AS 'MODULE_PATHNAME', 'coze_hello'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION cozesync.hello(bytea) IS 'for peers: begins a link; both sides tell who they are and what they hold';
+COMMENT ON FUNCTION cozesync.hello(bytea) IS 'for peers: begins a link; both sides tell who they are and what they hold; NULL: the peer is not known here (yet)';
 -- Peers only.
 REVOKE ALL ON FUNCTION cozesync.hello(bytea) FROM PUBLIC;
 
@@ -226,8 +226,11 @@ COMMENT ON FUNCTION cozesync.set_dsn(text, text) IS 'how other nodes reach this 
 -- DSNs may hold passwords, and name whom the server connects to.
 REVOKE ALL ON FUNCTION cozesync.set_dsn(text, text) FROM PUBLIC;
 
+-- This database is the node that it claims to be, though it lies elsewhere now: moved, upgraded
+-- with pg_upgrade, restored from a dump that holds all that the node had sent.  The original must
+-- be gone.  What a restore left out is captured again.
 -- Raises object_not_in_prerequisite_state when a peer has shown that transactions are lost.
-CREATE FUNCTION cozesync.confirm_identity()
+CREATE FUNCTION cozesync.confirm_identity(new_incarnation boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -235,22 +238,35 @@ AS $$
 DECLARE
     here bigint := cozesync.system_identifier();
     this_database oid;
+    node cozesync.local_node;
 BEGIN
-    IF NOT EXISTS (SELECT FROM cozesync.local_node) THEN
+    SELECT * INTO node FROM cozesync.local_node;
+    IF NOT FOUND OR node.state = 'left' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'this database is not a member of a group';
+    ELSIF new_incarnation THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'feature_not_supported',
+            MESSAGE = 'a node cannot go on as a new incarnation yet',
+            HINT = 'Drop this node on another member with cozesync.drop_node(), see cozesync.salvage() here, and join it anew.';
     END IF;
     IF cozesync.links_closed() IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('this database cannot go on as the node it was: %s', cozesync.links_closed()),
-            HINT = 'Drop this node on another member with cozesync.drop_node() and join it anew.';
+            HINT = 'Drop this node on another member with cozesync.drop_node(), see cozesync.salvage() here, and join it anew.';
     END IF;
     SELECT d.oid INTO this_database
     FROM pg_catalog.pg_database d
     WHERE d.datname = pg_catalog.current_database();
     UPDATE cozesync.local_node l SET system_identifier = here, database_oid = this_database;
+    PERFORM cozesync.node_changed();
+    PERFORM cozesync.attach_capture(relation) FROM cozesync.fact_tables() AS relation;
+    PERFORM cozesync.attach_capture(found.relation)
+    FROM (SELECT cozesync.find_relation(s.schema_name, s.table_name) AS relation
+          FROM cozesync.synced_table AS s ORDER BY s.schema_name, s.table_name) AS found
+    WHERE found.relation IS NOT NULL;
     UPDATE cozesync.member m
     SET system_identifier = here, database_oid = this_database::bigint,
         server_version = pg_catalog.current_setting('server_version_num')::integer
@@ -259,9 +275,9 @@ BEGIN
     PERFORM cozesync.links_changed();
 END
 $$;
-COMMENT ON FUNCTION cozesync.confirm_identity() IS 'says that this database is the node it claims to be, after pg_upgrade or a move; the original must be gone';
+COMMENT ON FUNCTION cozesync.confirm_identity(boolean) IS 'says that this database is the node it claims to be, after pg_upgrade or a move; the original must be gone';
 -- Two databases of one identity are the end of consistency.
-REVOKE ALL ON FUNCTION cozesync.confirm_identity() FROM PUBLIC;
+REVOKE ALL ON FUNCTION cozesync.confirm_identity(boolean) FROM PUBLIC;
 
 -- --- what a node holds ------------------------------------------------------------------
 

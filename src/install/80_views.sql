@@ -3,6 +3,7 @@
 CREATE VIEW cozesync.nodes AS
 SELECT m.node_name,
        CASE WHEN m.ready_at IS NULL THEN 'joining'
+            WHEN l.needs_copy OR (m.origin = n.origin AND cozesync.links_closed() IS NOT NULL) THEN 'needs_copy'
             WHEN l.is_down THEN 'unreachable'
             ELSE 'ready' END AS state,
        m.origin = n.origin AS is_local,
@@ -11,7 +12,8 @@ SELECT m.node_name,
 FROM cozesync.member AS m JOIN cozesync.local_node AS n ON n.state <> 'left'
 LEFT JOIN (
     SELECT s.peer, bool_or(s.state = 'backing off')
-               AND NOT bool_or(s.state IN ('streaming', 'catching up', 'paused')) AS is_down
+               AND NOT bool_or(s.state IN ('streaming', 'catching up', 'paused')) AS is_down,
+           bool_or(s.last_error_code = 'CZ002' AND s.state NOT IN ('streaming', 'catching up')) AS needs_copy
     FROM cozesync.link_stats() AS s GROUP BY s.peer) AS l ON l.peer = m.origin
 WHERE m.dropped_at IS NULL
 UNION ALL
@@ -21,7 +23,7 @@ FROM cozesync.join_run AS r JOIN cozesync.local_node AS n ON n.state <> 'left'
 WHERE NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.origin = r.origin);
 COMMENT ON VIEW cozesync.nodes IS 'members of the group';
 COMMENT ON COLUMN cozesync.nodes.node_name IS 'name of the node';
-COMMENT ON COLUMN cozesync.nodes.state IS 'joining: not to be written to yet; ready; unreachable: no link with it is up';
+COMMENT ON COLUMN cozesync.nodes.state IS 'joining: not to be written to yet; ready; unreachable: no link with it is up; needs_copy: it has lost transactions and must be dropped and joined anew';
 COMMENT ON COLUMN cozesync.nodes.is_local IS 'is it this node?';
 COMMENT ON COLUMN cozesync.nodes.slot IS 'which numbers it draws from spread sequences';
 COMMENT ON COLUMN cozesync.nodes.has_dsn IS 'can other nodes connect to it?';
@@ -100,4 +102,4 @@ GRANT USAGE ON SCHEMA cozesync TO pg_monitor;
 GRANT SELECT ON cozesync.nodes, cozesync.tables, cozesync.join_progress, cozesync.policies TO pg_monitor;
 GRANT SELECT (id, detected_at, relation, schema_name, table_name, conflict_type, policy, outcome, reason, local_origin, local_hlc,
               remote_origin, remote_hlc, resolved_at, resolved_by) ON cozesync.conflicts TO pg_monitor;
-GRANT EXECUTE ON FUNCTION cozesync.find_relation(text, text), cozesync.hlc_time(bigint) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION cozesync.find_relation(text, text), cozesync.hlc_time(bigint), cozesync.links_closed() TO pg_monitor;

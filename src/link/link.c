@@ -380,6 +380,11 @@ run_greeting(CozeLink *link)
 		fail_remote(link);
 		return;
 	}
+	if (answer.is_null)
+	{
+		fail(link, "57P03", "this node is not known there as a member of the group; if it or the peer has just joined, the news are on their way");
+		return;
+	}
 	StartTransactionCommand();
 	MemoryContextSwitchTo(link->session);
 	coze_hello_check(answer.data, answer.size, link->peer, &hello);

@@ -216,6 +216,9 @@ coze_hello(PG_FUNCTION_ARGS)
 	coze_launcher_enter_session();
 	coze_check_member();
 	check_not_held();
+	/* no ERROR, which would fill the server's log while nodes join */
+	if (coze_hello_is_of_stranger(VARDATA_ANY(greeting), VARSIZE_ANY_EXHDR(greeting)))
+		PG_RETURN_NULL();
 	coze_hello_check(VARDATA_ANY(greeting), VARSIZE_ANY_EXHDR(greeting), 0, &hello);
 	coze_hello_make(&reply);
 	remember_session(VARDATA_ANY(greeting), VARSIZE_ANY_EXHDR(greeting));

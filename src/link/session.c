@@ -143,7 +143,7 @@ coze_check_identity(void)
 
 	if (reason != NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				(errcode(COZE_ERRCODE_NEEDS_COPY),
 				 errmsg("the links of this database are closed: %s", reason),
 				 errhint("Drop this node on another member with cozesync.drop_node() and join it anew.")));
 	if (is_elsewhere(&identity))
@@ -214,7 +214,7 @@ report_lost(const CozeHello *hello, CozeHlc hlc)
 	coze_link_close_all(reason);
 	coze_worker_wake(COZE_WORKER_LINKER);
 	ereport(ERROR,
-			(errcode(ERRCODE_DATA_EXCEPTION),
+			(errcode(COZE_ERRCODE_NEEDS_COPY),
 			 errmsg("this database has lost transactions: %s", reason),
 			 errdetail("A standby that lagged was promoted, or an older state was restored."),
 			 errhint("Drop this node on another member with cozesync.drop_node() and join it anew.")));
@@ -322,6 +322,18 @@ check_right_node(const CozeHello *hello, CozeOrigin expected, const CozeTopology
 				 errmsg("the DSN of node \"%s\" leads to node \"%s\"",
 						meant != NULL ? meant->node_name : "?", hello->node_name),
 				 errhint("Correct the DSN with cozesync.set_dsn().")));
+}
+
+bool
+coze_hello_is_of_stranger(const char *data, Size size)
+{
+	CozeHello	hello;
+
+	if (coze_wire_get_hello(data, size, &hello) != NULL)
+		return false;
+	return memcmp(hello.group_id, coze_group_id(), sizeof(hello.group_id)) == 0 &&
+		hello.origin != coze_own_origin() &&
+		coze_topology_member(coze_topology_read(), hello.origin) == NULL;
 }
 
 void

@@ -18,6 +18,9 @@
 #define COZE_ERRCODE_DROPPED	MAKE_SQLSTATE('C', 'Z', '0', '0', '1')
 #define COZE_SQLSTATE_DROPPED	"CZ001"
 
+/* How a node is told, or tells, that what one of the two holds cannot be brought up to date. */
+#define COZE_ERRCODE_NEEDS_COPY	MAKE_SQLSTATE('C', 'Z', '0', '0', '2')
+
 /* Called, outside of a transaction, when a peer says that. */
 typedef void (*CozeDroppedHook) (void);
 extern CozeDroppedHook coze_dropped_hook;
@@ -36,6 +39,12 @@ extern void coze_hello_make(CozeBuf *buf);
  */
 extern void coze_hello_check(const char *data, Size size, CozeOrigin expected,
 							 CozeHello *hello);
+
+/*
+ * Does a greeting come from our group, of a node that is not known here?  It may have
+ * joined a moment ago, or this node knows nobody yet, since it is being copied.
+ */
+extern bool coze_hello_is_of_stranger(const char *data, Size size);
 
 /*
  * ERROR unless this database may have links at all: it is what

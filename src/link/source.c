@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "debug.h"
+#include "link/session.h"
 #include "link/source.h"
 #include "log/log.h"
 #include "log/state.h"
@@ -356,7 +357,7 @@ check_kept(const CozeSource *source)
 		if (!source->fresh)
 			return false;
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				(errcode(COZE_ERRCODE_NEEDS_COPY),
 				 errmsg("the peer lacks transactions that this node no longer keeps"),
 				 errdetail("Origin %llu: it has them up to %s, they are kept from %s on.",
 						   (unsigned long long) origin,

@@ -102,7 +102,8 @@ coze_entries(PG_FUNCTION_ARGS)
 	MemoryContext per_entry;
 	int			n;
 
-	coze_check_member();
+	if (coze_attach() == COZE_NODE_NONE)	/* a former member may look, too */
+		coze_check_member();
 	InitMaterializedSRF(fcinfo, 0);
 	members = coze_members_read(&n);
 	horizon = coze_clock_horizon(NULL);
