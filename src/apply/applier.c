@@ -29,6 +29,7 @@
 
 #include "access/xact.h"
 #include "commands/trigger.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "pgstat.h"
@@ -99,6 +100,7 @@ typedef struct Round
 } Round;
 
 static uint64 generation = 0;	/* of the group, as this process knows it */
+static int	nskipped = 0;		/* entries that are to have no effect */
 static MemoryContext applier_context = NULL;	/* lives as long as the process */
 static MemoryContext round_context = NULL;
 static Round round;
@@ -581,9 +583,37 @@ report_late(void)
 	}
 }
 
+/*
+ * What skip_entry() leaves to do once the entry is held: before the log is pruned, since
+ * its changes are read there.  What it tells others is an own entry, so it is captured.
+ */
+static void
+settle_skipped(void)
+{
+	if (nskipped == 0)
+		return;
+	coze_in_applier = false;
+	PG_TRY();
+	{
+		begin_transaction();
+		SPI_connect();
+		if (SPI_execute("SELECT cozesync.settle_skipped() WHERE EXISTS (SELECT FROM cozesync.skip_todo)",
+						false, 0) != SPI_OK_SELECT)
+			elog(ERROR, "could not settle skipped entries");
+		SPI_finish();
+		end_transaction();
+	}
+	PG_FINALLY();
+	{
+		coze_in_applier = true;
+	}
+	PG_END_TRY();
+}
+
 static void
 do_upkeep(int64 now)
 {
+	settle_skipped();
 	tend_index();
 	report_late();
 	beat();
@@ -632,6 +662,25 @@ exit_unless_member(void)
 		proc_exit(0);
 }
 
+/* Entries that are to have no effect; are there any? */
+static void
+read_skipped(void)
+{
+	CozeVersion *versions;
+	int			n;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	versions = coze_skipped_read(&n);
+	PopActiveSnapshot();
+	coze_entry_set_skipped(versions, n);
+	if (n > nskipped)
+	{
+		last_upkeep = 0;
+		coze_apply_retry();
+	}
+	nskipped = n;
+}
+
 /* Those members that were dropped. */
 static void
 read_dropped(CozeVector *dropped)
@@ -662,6 +711,7 @@ heed_group(void)
 	StartTransactionCommand();
 	exit_unless_member();
 	read_dropped(&dropped);
+	read_skipped();
 	if (coze_intake_refuse(&dropped))
 		coze_stop_clear_all();
 	coze_vector_free(&dropped);

@@ -36,9 +36,14 @@
 #include "debug.h"
 #include "log/log.h"
 
+/* Entries that are to have no effect (skip_entry()). */
+static CozeVersion *skipped = NULL;
+static int	nskipped = 0;
+
 typedef struct Applying
 {
 	CozeQueuedEntry *entry;
+	bool		skipped;		/* it has no effect */
 	CozeDeciding deciding;
 	MemoryContext change_context;
 	bool		careful;
@@ -450,7 +455,7 @@ apply_change(Applying *a, const CozeChange *change)
 	coze_applying.relation = &a->map->desc;
 	coze_applying.key = change->kind == COZE_CHANGE_TRUNCATE ? NULL : &change->key;
 	coze_map_store(a->map);
-	if (open_target(a))
+	if (!a->skipped && open_target(a))
 	{
 		coze_owner_enter(a->map->table, &owner);
 		if (coze_table_folds(a->map->table) && a->together)
@@ -552,6 +557,27 @@ each_change(Applying *a, EachChange each)
 	coze_body_end(&body);
 }
 
+void
+coze_entry_set_skipped(const CozeVersion *versions, int n)
+{
+	if (skipped != NULL)
+		pfree(skipped);
+	skipped = MemoryContextAlloc(TopMemoryContext, Max(1, n) * sizeof(CozeVersion));
+	memcpy(skipped, versions, n * sizeof(CozeVersion));
+	nskipped = n;
+}
+
+static bool
+is_skipped(CozeVersion version)
+{
+	for (int i = 0; i < nskipped; i++)
+	{
+		if (coze_version_cmp(skipped[i], version) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* The same bytes as came, under a number of chunks of our own. */
 static void
 append_to_log(CozeQueuedEntry *entry)
@@ -604,7 +630,8 @@ coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows)
 	append_to_log(entry);
 	if (entry->head.kind == COZE_ENTRY_DATA)
 	{
-		a.together = careful || (entry->head.nchunks == 0 && concerns_others(&a));
+		a.skipped = is_skipped(entry->head.version);
+		a.together = careful || (entry->head.nchunks == 0 && !a.skipped && concerns_others(&a));
 		each_change(&a, apply_change);
 		if (!a.stale)
 			apply_gathered(&a);

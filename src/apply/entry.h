@@ -24,4 +24,7 @@ extern CozeApplied coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64
 /* Write down what conflicts an own entry has brought (coze_index_take_late). */
 extern void coze_entry_report(CozeVersion version);
 
+/* These entries have no effect when they are applied. */
+extern void coze_entry_set_skipped(const CozeVersion *versions, int n);
+
 #endif							/* COZE_ENTRY_H */

@@ -50,7 +50,7 @@
 
 /* What of the extension's own travels through the log. */
 static const char *const group_tables[] = {"member", "dropped_member", "link_mode", "synced_table",
-"rule", "settlement", "spread_sequence"};
+"rule", "settlement", "spread_sequence", "ddl", "skipped_entry"};
 
 static HTAB *maps = NULL;		/* uint64 hash -> CozeMap */
 static HTAB *tables = NULL;		/* relid -> TableSlot */
@@ -586,6 +586,29 @@ attribute_by_name(TupleDesc desc, const char *name)
 	return 0;
 }
 
+/* Was the column dropped by DDL that was executed everywhere? */
+static bool
+column_was_dropped(const CozeDescriptor *d, const char *column)
+{
+	const char *names[] = {d->schema, d->table, column};
+	Relation	rel = table_open(coze_relation_oid("dropped_column", false), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData keys[lengthof(names)];
+	SysScanDesc scan;
+	bool		found;
+
+	for (int i = 0; i < lengthof(names); i++)
+		ScanKeyEntryInitialize(&keys[i], 0, i + 1, BTEqualStrategyNumber, InvalidOid,
+							   DEFAULT_COLLATION_OID, F_TEXTEQ, CStringGetTextDatum(names[i]));
+	scan = systable_beginscan(rel, coze_relation_oid("dropped_column_pkey", true), true, snapshot,
+							  lengthof(names), keys);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
 /* Columns by name; the key's must be there. */
 static Bitmapset *
 match_columns(CozeMap *map, Relation rel)
@@ -598,10 +621,12 @@ match_columns(CozeMap *map, Relation rel)
 	map->context = AllocSetContextCreate(TopMemoryContext, "cozesync descriptor",
 										 ALLOCSET_SMALL_SIZES);
 	map->attnums = MemoryContextAlloc(map->context, d->ncolumns * sizeof(AttrNumber));
+	map->dropped = MemoryContextAlloc(map->context, d->ncolumns * sizeof(bool));
 	map->keys = MemoryContextAlloc(map->context, d->nkeys * sizeof(int));
 	for (int i = 0; i < d->ncolumns; i++)
 	{
 		map->attnums[i] = attribute_by_name(RelationGetDescr(rel), d->columns[i].name);
+		map->dropped[i] = map->attnums[i] == 0 && column_was_dropped(d, d->columns[i].name);
 		if (i >= d->nkeys)
 			continue;
 		if (map->attnums[i] == 0)
@@ -793,7 +818,7 @@ put_value(const CozeMap *map, int c, const CozeValue *value, CozeRow *row)
 
 	if (attnum == 0)
 	{
-		if (value->size < 0)
+		if (value->size < 0 || map->dropped[c])
 			return;
 		coze_applying.column = map->desc.columns[c].name;
 		ereport(ERROR,

@@ -77,8 +77,9 @@ typedef struct CozeMap
 	uint64		signature;		/* of the table's identity and keys when last resolved */
 	CozeTable  *table;			/* NULL: to be looked up */
 	AttrNumber *attnums;		/* by descriptor column; 0: no such column here */
+	bool	   *dropped;		/* there is none since execute_everywhere() dropped it */
 	int		   *keys;			/* by key of the table: its place among the descriptor's */
-	MemoryContext context;		/* of the last two */
+	MemoryContext context;		/* of the last three */
 } CozeMap;
 
 /* An image of a row: by attnum - 1. */

@@ -400,6 +400,17 @@ coze_buffer_in_truncate(Oid root)
 /* --- the end of the transaction ----------------------------------------------------- */
 
 bool
+coze_buffer_has_changes(void)
+{
+	for (CozeLevel *level = buffer ? buffer->top : NULL; level != NULL; level = level->parent)
+	{
+		if (level->nchanges > 0)
+			return true;
+	}
+	return false;
+}
+
+bool
 coze_buffer_totals(CozeBufferTotals *totals)
 {
 	CozeLevel  *level = buffer ? buffer->top : NULL;

@@ -36,6 +36,9 @@ extern void coze_buffer_begin_truncate(Oid root);
 extern void coze_buffer_end_truncate(Oid root);
 extern bool coze_buffer_in_truncate(Oid root);
 
+/* Has the transaction captured any change so far? */
+extern bool coze_buffer_has_changes(void);
+
 /* --- for precommit.c ---------------------------------------------------------------- */
 
 typedef struct CozeBufferTotals

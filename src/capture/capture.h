@@ -24,6 +24,7 @@ typedef struct CozeRowChange
 	TupleTableSlot *old_row;
 	TupleTableSlot *old_unique;
 	bool		old_own;		/* the old row was written by this transaction */
+	bool		checkpoint;		/* by last_update_wins, whatever the table's policy */
 } CozeRowChange;
 
 /* Is capture to be done?  ERROR where writing is refused. */

@@ -96,6 +96,8 @@ coze_capture_put(CozePlan *plan, const CozeRowChange *change)
 	bool		folds;
 	CozeVersion policy = coze_capture_policy(plan, &folds);
 
+	if (change->checkpoint)
+		policy = (CozeVersion) {0, 0};
 	coze_plan_store_descriptor(plan);
 	if (change->old_unique != NULL)
 		ncolumns = changed_unique_columns(plan, change->old_unique, change->new_row, columns);

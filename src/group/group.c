@@ -43,7 +43,10 @@ PG_FUNCTION_INFO_V1(coze_group_check_own_dsn);
 PG_FUNCTION_INFO_V1(coze_group_tell_node);
 PG_FUNCTION_INFO_V1(coze_group_describe_table_on);
 PG_FUNCTION_INFO_V1(coze_group_next_number_on);
+PG_FUNCTION_INFO_V1(coze_group_about_on);
 PG_FUNCTION_INFO_V1(coze_group_hlc_time);
+PG_FUNCTION_INFO_V1(coze_group_time_hlc);
+PG_FUNCTION_INFO_V1(coze_group_holds);
 
 Datum
 coze_group_check_preloaded(PG_FUNCTION_ARGS)
@@ -272,9 +275,38 @@ coze_group_next_number_on(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(strtoi64(answer, NULL, 10));
 }
 
+/* about_on(node_name text, dsn text) returns jsonb */
+Datum
+coze_group_about_on(PG_FUNCTION_ARGS)
+{
+	char	   *answer = ask_node(fcinfo, "SELECT pg_catalog.to_jsonb(a) FROM cozesync.about() AS a");
+
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(answer)));
+}
+
 /* hlc_time(hlc bigint) returns timestamptz */
 Datum
 coze_group_hlc_time(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_TIMESTAMPTZ(PG_GETARG_INT64(0));
+}
+
+/* time_hlc(hlc timestamptz) returns bigint */
+Datum
+coze_group_time_hlc(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(PG_GETARG_TIMESTAMPTZ(0));
+}
+
+/* holds(origin bigint, hlc bigint) returns boolean */
+Datum
+coze_group_holds(PG_FUNCTION_ARGS)
+{
+	CozeOrigin	origin = (CozeOrigin) PG_GETARG_INT64(0);
+	CozeVector	held = {0};
+
+	coze_check_member();
+	coze_held_visible(&held);
+	coze_vector_set(&held, coze_own_origin(), PG_INT64_MAX);
+	PG_RETURN_BOOL(coze_vector_get(&held, origin) >= PG_GETARG_INT64(1));
 }

@@ -256,13 +256,23 @@ check_all(CozeJoin *join)
 
 /* --- NONE -> ADMITTING: schema, tables, who we are ------------------------------------------- */
 
+/* Schema and list of DDL as one snapshot of the donor shows them. */
 static void
 copy_schema(CozeJoin *join)
 {
-	ereport(NOTICE,
-			(errmsg("creating the schema of node \"%s\"", join->donor_name)));
-	coze_join_copy_schema(join->via);
-	CommandCounterIncrement();
+	char	   *snapshot;
+
+	coze_peer_query(join->peer, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", 0, NULL);
+	if (join->copy_schema)
+	{
+		snapshot = coze_peer_query_value(join->peer, "SELECT pg_catalog.pg_export_snapshot()", 0, NULL);
+		ereport(NOTICE,
+				(errmsg("creating the schema of node \"%s\"", join->donor_name)));
+		coze_join_copy_schema(join->via, snapshot);
+		CommandCounterIncrement();
+	}
+	coze_join_take_ddl(join->peer, false);
+	coze_peer_query(join->peer, "COMMIT", 0, NULL);
 }
 
 /* In one transaction, so that an error leaves nothing behind. */
@@ -274,11 +284,10 @@ begin_run(CozeJoin *join)
 
 	coze_step_begin();
 	coze_join_check_tables(join);
-	if (join->copy_schema)
-		copy_schema(join);
 	coze_step_run("LOCK TABLE cozesync.local_node IN SHARE ROW EXCLUSIVE MODE", 0, NULL);
 	coze_step_run("SELECT cozesync.check_no_group()", 0, NULL);
 	coze_step_run("SELECT cozesync.forget_group()", 0, NULL);
+	copy_schema(join);
 	node[0] = coze_step_fetch("SELECT cozesync.new_origin()", 0, NULL)->values[0];
 	node[1] = join->group_id;
 	node[2] = join->group_name;

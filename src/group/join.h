@@ -65,8 +65,17 @@ extern PGDLLEXPORT void coze_join_worker_main(Datum main_arg);
 
 /* --- join_schema.c ------------------------------------------------------------------ */
 
-/* Create here what the donor's database has and this one has not, in this transaction. */
-extern void coze_join_copy_schema(const char *via);
+/*
+ * Create here what the donor's database has and this one has not, in this transaction.
+ * snapshot: exported over there.
+ */
+extern void coze_join_copy_schema(const char *via, const char *snapshot);
+
+/*
+ * Note the DDL that was executed everywhere as the session at the donor shows it; what was
+ * not known here is executed first, if that is asked for.
+ */
+extern void coze_join_take_ddl(CozePeerConnection *peer, bool execute);
 
 /* --- join_copy.c --------------------------------------------------------------------- */
 

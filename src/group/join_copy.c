@@ -406,6 +406,7 @@ copy_tables(CozeJoin *join, Source *source)
 
 	coze_step_begin();
 	begin_reading(source);
+	coze_join_take_ddl(source->peer, true);
 	take_on_tables_of(join, source->peer);
 	end_reading(source);
 	tables = coze_step_fetch("SELECT t.schema_name, t.table_name, t.held->>0, t.held->>1"
@@ -438,7 +439,7 @@ copy_tables(CozeJoin *join, Source *source)
 /* Members first: sequences are spread by the slot of this node. */
 static const char *const facts[] = {
 	"member", "dropped_member", "drop_entry", "link_mode", "synced_table", "rule", "settlement",
-	"spread_sequence",
+	"spread_sequence", "dropped_column", "skipped_entry",
 	"base", "descriptor", "base_record", "conflict",
 };
 

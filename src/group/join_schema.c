@@ -30,6 +30,7 @@
 #include "utils/wait_event.h"
 
 #include "group/join.h"
+#include "group/step.h"
 
 typedef struct SchemaCopy
 {
@@ -109,14 +110,15 @@ read_complaint(const char *path)
 }
 
 static char *
-run_pg_dump(const char *via)
+run_pg_dump(const char *via, const char *snapshot)
 {
 	char	   *password;
 	char	   *dsn = coze_peer_dsn_without_password(via, &password);
 	char	   *complaints = psprintf("%s/cozesync_join.%d", DataDir, MyProcPid);
 	char	   *command = psprintf("%s --schema-only --no-password --no-publications --no-subscriptions"
-								   " --exclude-schema=cozesync --dbname=%s 2>%s",
-								   quote(find_pg_dump()), quote(dsn), quote(complaints));
+								   " --exclude-schema=cozesync --snapshot=%s --dbname=%s 2>%s",
+								   quote(find_pg_dump()), quote(snapshot), quote(dsn),
+								   quote(complaints));
 	char	   *saved = getenv("PGPASSWORD") ? pstrdup(getenv("PGPASSWORD")) : NULL;
 	FILE	   *pipe;
 	char	   *text;
@@ -315,10 +317,10 @@ execute_statement(SchemaCopy *copy, const char *text, const RawStmt *raw)
 }
 
 void
-coze_join_copy_schema(const char *via)
+coze_join_copy_schema(const char *via, const char *snapshot)
 {
 	SchemaCopy	copy = {0};
-	char	   *text = run_pg_dump(via);
+	char	   *text = run_pg_dump(via, snapshot);
 	int			nest = NewGUCNestLevel();
 	ListCell   *cell;
 
@@ -330,4 +332,24 @@ coze_join_copy_schema(const char *via)
 		execute_statement(&copy, text, lfirst_node(RawStmt, cell));
 	/* pg_dump's output begins with settings for a session of its own */
 	AtEOXact_GUC(false, nest);
+}
+
+void
+coze_join_take_ddl(CozePeerConnection *peer, bool execute)
+{
+	CozePeerRows *ddl = coze_peer_query(peer, "SELECT d.ddl_id, d.executed_at, d.role_name, d.settings, d.sql"
+										" FROM cozesync.ddl AS d ORDER BY d.executed_at, d.ddl_id", 0, NULL);
+
+	for (int i = 0; i < ddl->nrows; i++)
+	{
+		const char *const *row = (const char *const *) &ddl->values[i * ddl->ncolumns];
+
+		if (coze_step_fetch("SELECT 1 FROM cozesync.ddl AS d WHERE d.ddl_id = $1::uuid", 1, row)->nrows > 0)
+			continue;
+		if (execute)
+			coze_step_run("SELECT cozesync.run_ddl_row(ROW($1::uuid, $2::timestamptz, $3, $4::jsonb, $5)::cozesync.ddl)",
+						  5, row);
+		coze_step_run("INSERT INTO cozesync.ddl (ddl_id, executed_at, role_name, settings, sql)"
+			" VALUES ($1::uuid, $2::timestamptz, $3, $4::jsonb, $5)", 5, row);
+	}
 }

@@ -110,6 +110,48 @@ CREATE TABLE cozesync.spread_sequence (
 );
 COMMENT ON TABLE cozesync.spread_sequence IS 'sequences that are spread over the nodes; known to every node';
 
+-- DDL that was executed everywhere.  Travels through the log; where it is applied, it is
+-- executed.
+CREATE TABLE cozesync.ddl (
+    ddl_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    executed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    role_name text NOT NULL,
+    -- of the session that it was executed in, as far as the meaning of SQL depends on them
+    settings jsonb NOT NULL,
+    sql text NOT NULL
+);
+COMMENT ON TABLE cozesync.ddl IS 'DDL that was executed by execute_everywhere(); known to every node';
+
+-- Columns that such DDL has dropped: values for them that were on their way are let go.
+CREATE TABLE cozesync.dropped_column (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    column_name text NOT NULL,
+    PRIMARY KEY (schema_name, table_name, column_name)
+);
+COMMENT ON TABLE cozesync.dropped_column IS 'columns of synced tables that execute_everywhere() has dropped';
+
+-- Entries that an operator said are to have no effect.  Travels through the log.
+CREATE TABLE cozesync.skipped_entry (
+    origin bigint NOT NULL CHECK (origin > 0),
+    hlc bigint NOT NULL CHECK (hlc > 0),
+    skipped_on bigint NOT NULL,
+    skipped_by text NOT NULL,
+    skipped_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (origin, hlc)
+);
+COMMENT ON TABLE cozesync.skipped_entry IS 'entries without effect, by skip_entry(); known to every node';
+
+-- Those of them of which this node has yet to record what is lost and, where it was called,
+-- to tell the others how its rows are.  Only this node's business.
+CREATE TABLE cozesync.skip_todo (
+    origin bigint NOT NULL,
+    hlc bigint NOT NULL,
+    tells boolean NOT NULL,
+    PRIMARY KEY (origin, hlc)
+);
+COMMENT ON TABLE cozesync.skip_todo IS 'skipped entries that are not settled on this node';
+
 -- How far this node has come with joining; a row while it is at it.  Only its own
 -- business.  admitted_*: the entry by which the donor made it a member; waits_for: the
 -- members that must count it before it may write.
@@ -160,6 +202,10 @@ SELECT pg_catalog.pg_extension_config_dump('cozesync.synced_table', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.rule', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.settlement', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.spread_sequence', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.skipped_entry', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.skip_todo', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.ddl', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.dropped_column', '');
 
 -- Nothing here is anybody's business: cozesync.member holds DSNs.
 REVOKE ALL ON ALL TABLES IN SCHEMA cozesync FROM PUBLIC;

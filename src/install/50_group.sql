@@ -142,7 +142,8 @@ LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     VALUES ('cozesync.member'::regclass), ('cozesync.dropped_member'), ('cozesync.link_mode'), ('cozesync.synced_table'),
-           ('cozesync.rule'), ('cozesync.settlement'), ('cozesync.spread_sequence');
+           ('cozesync.rule'), ('cozesync.settlement'), ('cozesync.spread_sequence'), ('cozesync.ddl'),
+           ('cozesync.skipped_entry');
 $$;
 COMMENT ON FUNCTION cozesync.fact_tables() IS 'tables of the extension that are synced like those of users';
 
@@ -268,6 +269,10 @@ BEGIN
     DELETE FROM cozesync.rule;
     DELETE FROM cozesync.settlement;
     DELETE FROM cozesync.spread_sequence;
+    DELETE FROM cozesync.ddl;
+    DELETE FROM cozesync.skipped_entry;
+    DELETE FROM cozesync.skip_todo;
+    DELETE FROM cozesync.dropped_column;
     DELETE FROM cozesync.conflict;
     DELETE FROM cozesync.base_record;
     TRUNCATE cozesync.base, cozesync.descriptor,
@@ -428,7 +433,11 @@ BEGIN
     alone := NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.dropped_at IS NULL AND m.origin <> node.origin)
         AND NOT EXISTS (SELECT FROM cozesync.join_run);
     PERFORM cozesync.detach_all();
-    IF cozesync.is_member() AND NOT alone THEN
+    -- Neither a copy nor one that has lost transactions speaks for the node that the others know.
+    IF NOT cozesync.is_member() OR cozesync.links_closed() IS NOT NULL THEN
+        RAISE NOTICE USING MESSAGE = 'the other members are not told that this database leaves',
+            DETAIL = 'It is not, or not any more, the node that they know.';
+    ELSIF NOT alone THEN
         PERFORM cozesync.say_goodbye();
     END IF;
     UPDATE cozesync.local_node SET state = 'left';

@@ -82,3 +82,26 @@ coze_drops_read(int *n)
 	table_close(rel, AccessShareLock);
 	return drops;
 }
+
+CozeVersion *
+coze_skipped_read(int *n)
+{
+	Relation	rel = table_open(coze_relation_oid("skipped_entry", false), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, GetActiveSnapshot(), 0, NULL);
+	int			cap = 8;
+	CozeVersion *skipped = palloc(cap * sizeof(CozeVersion));
+	HeapTuple	tuple;
+	bool		isnull;
+
+	*n = 0;
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		if (*n == cap)
+			skipped = repalloc(skipped, (cap *= 2) * sizeof(CozeVersion));
+		skipped[*n].origin = (CozeOrigin) DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull));
+		skipped[(*n)++].hlc = DatumGetInt64(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return skipped;
+}

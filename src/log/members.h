@@ -39,4 +39,7 @@ typedef struct CozeDrop
 /* From cozesync.drop_entry, likewise. */
 extern CozeDrop *coze_drops_read(int *n);
 
+/* Entries that are to have no effect, from cozesync.skipped_entry, likewise. */
+extern CozeVersion *coze_skipped_read(int *n);
+
 #endif							/* COZE_MEMBERS_H */
