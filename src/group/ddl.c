@@ -29,8 +29,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 
 #include "apply/apply.h"
@@ -177,16 +175,6 @@ coze_ddl_run(PG_FUNCTION_ARGS)
 
 /* --- where it is called ----------------------------------------------------------------- */
 
-static Oid
-owner_of_extension(void)
-{
-	Relation	rel = RelationIdGetRelation(coze_relation_oid("ddl", false));
-	Oid			owner = rel->rd_rel->relowner;
-
-	RelationClose(rel);
-	return owner;
-}
-
 /* Execute our own SQL, whatever rights the caller has. */
 static void
 execute_as_owner(const char *sql, int n, Datum *values)
@@ -196,7 +184,7 @@ execute_as_owner(const char *sql, int n, Datum *values)
 	int			context;
 
 	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owner_of_extension(), context | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(coze_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
 	if (SPI_execute_with_args(sql, n, types, values, NULL, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql);
 	SetUserIdAndSecContext(user, context);

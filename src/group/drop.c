@@ -15,11 +15,13 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/snapmgr.h"
 
 #include "apply/apply.h"
 #include "apply/stop.h"
 #include "capture/precommit.h"
+#include "log/catalog.h"
 
 PG_FUNCTION_INFO_V1(coze_group_note_drop);
 
@@ -30,6 +32,12 @@ note_drops(CozeVersion version)
 	Oid			types[2] = {INT8OID, INT8OID};
 	Datum		values[2] = {Int64GetDatum((int64) version.origin), Int64GetDatum(version.hlc)};
 
+	Oid			user;
+	int			context;
+
+	/* the role of a peer that leaves has no right on any table */
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(coze_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
@@ -40,6 +48,7 @@ note_drops(CozeVersion version)
 		elog(ERROR, "could not note who was dropped");
 	SPI_finish();
 	PopActiveSnapshot();
+	SetUserIdAndSecContext(user, context);
 }
 
 /* note_drop(origin bigint) */

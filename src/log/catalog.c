@@ -9,6 +9,8 @@
 
 #include "catalog/namespace.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 
 #include "log/catalog.h"
 
@@ -26,4 +28,14 @@ coze_relation_oid(const char *name, bool missing_ok)
 				 errmsg("table cozesync.%s does not exist", name),
 				 errhint("Create the extension with CREATE EXTENSION cozesync.")));
 	return relid;
+}
+
+Oid
+coze_extension_owner(void)
+{
+	Relation	rel = RelationIdGetRelation(coze_relation_oid("local_node", false));
+	Oid			owner = rel->rd_rel->relowner;
+
+	RelationClose(rel);
+	return owner;
 }

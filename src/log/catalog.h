@@ -16,4 +16,7 @@
  */
 extern Oid	coze_relation_oid(const char *name, bool missing_ok);
 
+/* Who owns the extension's tables: what is written there on the way is written as he. */
+extern Oid	coze_extension_owner(void);
+
 #endif							/* COZE_CATALOG_H */
