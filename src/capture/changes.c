@@ -25,6 +25,7 @@
 #include "log/state.h"
 
 PG_FUNCTION_INFO_V1(coze_changes);
+PG_FUNCTION_INFO_V1(coze_entry_changes);
 
 #define COZE_CHANGES_COLUMNS 8
 
@@ -35,6 +36,7 @@ typedef struct CozeListing
 	CozeMember *members;
 	int			nmembers;
 	int64		left;			/* rows still wanted */
+	bool		shows_facts;	/* changes of the extension's own tables, too */
 	Snapshot	snapshot;
 	CozeImageReader *images;
 	MemoryContext row_context;
@@ -132,7 +134,7 @@ list_change(CozeListing *listing, const CozeChange *change)
 	const CozeDescriptor *d = coze_image_descriptor(listing->images, change->relation);
 	const CozeImage *old_key = &change->key;
 
-	if (strcmp(d->schema, "cozesync") == 0)
+	if (!listing->shows_facts && strcmp(d->schema, "cozesync") == 0)
 		return;
 	check_change(change, d);
 	if (change->flags & COZE_CHANGE_OLD_KEY)
@@ -279,36 +281,69 @@ choose_origins(const CozeListing *listing, const char *name, CozeHlc from,
 		coze_vector_set(after, upto->e[i].origin, from);
 }
 
+static void
+begin_listing(CozeListing *listing, FunctionCallInfo fcinfo)
+{
+	memset(listing, 0, sizeof(*listing));
+	if (coze_attach() == COZE_NODE_NONE)
+		coze_check_member();
+	InitMaterializedSRF(fcinfo, 0);
+	listing->result = (ReturnSetInfo *) fcinfo->resultinfo;
+	listing->left = PG_INT64_MAX;
+	listing->members = coze_members_read(&listing->nmembers);
+	listing->images = coze_image_reader_make();
+	listing->row_context = AllocSetContextCreate(CurrentMemoryContext, "cozesync change",
+												 ALLOCSET_DEFAULT_SIZES);
+}
+
+/* The horizon was read before, so that all below it is visible. */
+static void
+list_entries(CozeListing *listing, const CozeVector *after, const CozeVector *upto)
+{
+	CozeLogReader *reader;
+	CozeLogEntry entry;
+
+	listing->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	reader = coze_log_open(after, upto, listing->snapshot);
+	while (listing->left > 0 && coze_log_next(reader, &entry))
+		list_entry(listing, &entry);
+	coze_log_close(reader);
+	UnregisterSnapshot(listing->snapshot);
+}
+
 /*
  * cozesync.changes(after timestamptz, origin text, max_rows int)
  */
 Datum
 coze_changes(PG_FUNCTION_ARGS)
 {
-	CozeListing listing = {0};
+	CozeListing listing;
 	CozeVector	after = {0};
 	CozeVector	upto = {0};
-	CozeLogReader *reader;
-	CozeLogEntry entry;
 
-	if (coze_attach() == COZE_NODE_NONE)
-		coze_check_member();
-	InitMaterializedSRF(fcinfo, 0);
-	listing.result = (ReturnSetInfo *) fcinfo->resultinfo;
-	listing.left = PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_INT32(2);
-	listing.members = coze_members_read(&listing.nmembers);
-	listing.images = coze_image_reader_make();
-	listing.row_context = AllocSetContextCreate(CurrentMemoryContext, "cozesync change",
-												ALLOCSET_DEFAULT_SIZES);
+	begin_listing(&listing, fcinfo);
+	if (!PG_ARGISNULL(2))
+		listing.left = PG_GETARG_INT32(2);
 	choose_origins(&listing, PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)),
 				   PG_ARGISNULL(0) ? 0 : PG_GETARG_TIMESTAMPTZ(0), &after, &upto);
+	list_entries(&listing, &after, &upto);
+	return (Datum) 0;
+}
 
-	/* after the horizon was read, so that all below it is visible */
-	listing.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	reader = coze_log_open(&after, &upto, listing.snapshot);
-	while (listing.left > 0 && coze_log_next(reader, &entry))
-		list_entry(&listing, &entry);
-	coze_log_close(reader);
-	UnregisterSnapshot(listing.snapshot);
+/* cozesync.entry_changes(origin bigint, hlc bigint): of one entry that is held here */
+Datum
+coze_entry_changes(PG_FUNCTION_ARGS)
+{
+	CozeOrigin	origin = (CozeOrigin) PG_GETARG_INT64(0);
+	CozeHlc		hlc = PG_GETARG_INT64(1);
+	CozeListing listing;
+	CozeVector	after = {0};
+	CozeVector	upto = {0};
+
+	begin_listing(&listing, fcinfo);
+	listing.shows_facts = true;
+	coze_vector_set(&after, origin, hlc - 1);
+	coze_vector_set(&upto, origin, hlc);
+	list_entries(&listing, &after, &upto);
 	return (Datum) 0;
 }

@@ -495,13 +495,17 @@ copy_sequences(Source *source)
 			(const char *const *) &there->values[i * 4]);
 }
 
-/* Whom this node waits for before it may write. */
+/*
+ * Whom this node waits for before it may write.  Not for others that are joining: of two
+ * that know of each other neither would become ready, and they forget nothing before
+ * those who are ready count them and us.
+ */
 static void
 note_catching_up(void)
 {
 	coze_step_run("UPDATE cozesync.join_run SET phase = 'catching up', waits_for ="
 		" (SELECT coalesce(array_agg(m.origin), '{}') FROM cozesync.member AS m"
-		" WHERE m.dropped_at IS NULL AND m.origin <> join_run.origin)", 0, NULL);
+		" WHERE m.dropped_at IS NULL AND m.ready_at IS NOT NULL AND m.origin <> join_run.origin)", 0, NULL);
 }
 
 /* Has the donor pruned meanwhile what its snapshot should have shown? */

@@ -25,7 +25,9 @@ CREATE TABLE cozesync.member (
     -- set by the node itself, with its first entry
     ready_at timestamptz,
     -- which numbers it draws from sequences that are spread
-    slot integer NOT NULL CHECK (slot >= 0)
+    slot integer NOT NULL CHECK (slot >= 0),
+    -- the member that it joined through, if it was to have a link with that one alone
+    only_via bigint
 );
 CREATE UNIQUE INDEX member_node_name ON cozesync.member (node_name) WHERE dropped_at IS NULL;
 COMMENT ON TABLE cozesync.member IS 'members of the group, one row per incarnation; known to every node';

@@ -128,17 +128,16 @@ BEGIN
                 HINT = 'Spread them over more nodes with cozesync.spread_sequences().';
         END IF;
     END IF;
-    INSERT INTO cozesync.member (origin, node_name, dsn, system_identifier, database_oid, server_version, slot)
-    VALUES (admit_node.origin, admit_node.node_name, admit_node.dsn, admit_node.system_identifier,
-            admit_node.database_oid, admit_node.server_version, free_slot);
-    IF NOT admit_node.direct_links THEN
-        INSERT INTO cozesync.link_mode (source, target, mode)
-        SELECT pair.source, pair.target, 'off'
-        FROM cozesync.member AS m,
-             LATERAL (VALUES (m.origin, admit_node.origin), (admit_node.origin, m.origin)) AS pair (source, target)
-        WHERE m.dropped_at IS NULL AND m.origin <> admit_node.origin
-          AND m.origin <> (SELECT n.origin FROM cozesync.local_node AS n);
-    END IF;
+    INSERT INTO cozesync.member (origin, node_name, dsn, system_identifier, database_oid, server_version, slot, only_via)
+    SELECT admit_node.origin, admit_node.node_name, admit_node.dsn, admit_node.system_identifier,
+           admit_node.database_oid, admit_node.server_version, free_slot, CASE WHEN NOT admit_node.direct_links THEN n.origin END
+    FROM cozesync.local_node AS n;
+    INSERT INTO cozesync.link_mode (source, target, mode)
+    SELECT pair.source, pair.target, 'off'
+    FROM cozesync.local_node AS n, cozesync.member AS m,
+         LATERAL (VALUES (m.origin, admit_node.origin), (admit_node.origin, m.origin)) AS pair (source, target)
+    WHERE m.dropped_at IS NULL AND m.origin <> admit_node.origin AND m.origin <> n.origin
+      AND (NOT admit_node.direct_links OR m.only_via IS NOT NULL);
 END
 $$;
 COMMENT ON FUNCTION cozesync.admit_node(text, bigint, text, bigint, bigint, integer, boolean) IS 'make a node a member of the group; called by the node';

@@ -42,19 +42,15 @@ END
 $$;
 COMMENT ON FUNCTION cozesync.capture_key(regclass, jsonb) IS 'captures how the row with a key is here';
 
--- The changes of one entry that is held here.
-CREATE FUNCTION cozesync.changes_of(origin bigint, hlc bigint,
-    OUT relation text, OUT operation text, OUT key jsonb, OUT old_row jsonb, OUT new_row jsonb)
+-- The changes of one entry that is held here, those of the extension's own tables among them.
+CREATE FUNCTION cozesync.entry_changes(origin bigint, hlc bigint,
+    OUT author text, OUT at timestamptz, OUT xid bigint, OUT relation text, OUT operation text,
+    OUT key jsonb, OUT old_row jsonb, OUT new_row jsonb)
 RETURNS SETOF record
-LANGUAGE sql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT c.relation, c.operation, c.key, c.old_row, c.new_row
-    FROM cozesync.member AS m,
-         cozesync.changes(cozesync.hlc_time(changes_of.hlc - 1), m.node_name) AS c
-    WHERE m.origin = changes_of.origin AND c.hlc = cozesync.hlc_time(changes_of.hlc);
-$$;
-COMMENT ON FUNCTION cozesync.changes_of(bigint, bigint) IS 'the changes of one entry of the log';
+AS 'MODULE_PATHNAME', 'coze_entry_changes'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION cozesync.entry_changes(bigint, bigint) IS 'the changes of one entry of the log';
 
 -- What is lost goes to the conflict log.
 CREATE FUNCTION cozesync.record_skipped(origin bigint, hlc bigint) RETURNS void
@@ -68,8 +64,8 @@ AS $$
                          WHEN 'truncate' THEN 'truncate_write' ELSE 'update_update' END,
         'skip_entry', 'kept local', format('the transaction was skipped by %s', s.skipped_by), record_skipped.origin, record_skipped.hlc,
         record_skipped.origin, record_skipped.hlc, record_skipped.origin, record_skipped.hlc, c.new_row
-    FROM cozesync.changes_of(origin, hlc) WITH ORDINALITY AS c, parse_ident(c.relation) AS n, cozesync.skipped_entry AS s
-    WHERE s.origin = record_skipped.origin AND s.hlc = record_skipped.hlc AND c.operation <> 'superseded'
+    FROM cozesync.entry_changes(origin, hlc) WITH ORDINALITY AS c, parse_ident(c.relation) AS n, cozesync.skipped_entry AS s
+    WHERE n[1] <> 'cozesync' AND s.origin = record_skipped.origin AND s.hlc = record_skipped.hlc AND c.operation <> 'superseded'
     ORDER BY c.relation, c.key, c.ordinality DESC
     ON CONFLICT DO NOTHING;
 $$;
@@ -87,7 +83,7 @@ BEGIN
     FOR touched IN
         SELECT c.relation AS name, bool_or(c.operation = 'truncate') AS truncated,
                array_agg(DISTINCT k.key) FILTER (WHERE k.key IS NOT NULL) AS keys
-        FROM cozesync.changes_of(origin, hlc) AS c,
+        FROM cozesync.entry_changes(origin, hlc) AS c,
              LATERAL (VALUES (c.key),
                  (CASE WHEN c.old_row ?& (SELECT array_agg(o) FROM jsonb_object_keys(c.key) AS o)
                        THEN (SELECT jsonb_object_agg(o, c.old_row -> o) FROM jsonb_object_keys(c.key) AS o) END)) AS k (key)
@@ -203,6 +199,6 @@ COMMENT ON FUNCTION cozesync.skip_entry(text, timestamptz) IS 'let a transaction
 
 -- Only who manages the group may set aside what others wrote.
 REVOKE ALL ON FUNCTION cozesync.capture_present(regclass, tid), cozesync.capture_absent(regclass, record),
-    cozesync.capture_key(regclass, jsonb), cozesync.changes_of(bigint, bigint), cozesync.record_skipped(bigint, bigint),
+    cozesync.capture_key(regclass, jsonb), cozesync.entry_changes(bigint, bigint), cozesync.record_skipped(bigint, bigint),
     cozesync.tell_skipped(bigint, bigint), cozesync.settle_skipped(), cozesync.holds(bigint, bigint),
     cozesync.time_hlc(timestamptz), cozesync.on_skipped_entry(), cozesync.skip_entry(text, timestamptz) FROM PUBLIC;

@@ -76,6 +76,7 @@ coze_links_closed(PG_FUNCTION_ARGS)
 	char	   *reason;
 
 	coze_check_preloaded();
+	(void) coze_attach();
 	reason = coze_link_closed_reason();
 	if (reason == NULL)
 		PG_RETURN_NULL();

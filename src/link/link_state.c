@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "link/link_state.h"
+#include "log/state.h"
 #include "settings.h"
 
 struct CozeLinkSlot
@@ -49,6 +50,7 @@ struct CozeLinkSlot
 typedef struct ClosedDatabase
 {
 	Oid			database;		/* InvalidOid: free */
+	CozeOrigin	origin;			/* who it was: somebody else it concerns no more */
 	char		reason[COZE_LINK_ERROR_MAX];
 } ClosedDatabase;
 
@@ -663,6 +665,7 @@ coze_link_close_all(const char *reason)
 	if (closed != NULL)
 	{
 		closed->database = MyDatabaseId;
+		closed->origin = coze_own_origin();
 		strlcpy(closed->reason, reason, sizeof(closed->reason));
 	}
 	LWLockRelease(&directory->lock);
@@ -672,11 +675,12 @@ char *
 coze_link_closed_reason(void)
 {
 	char		reason[COZE_LINK_ERROR_MAX] = "";
+	CozeOrigin	own = coze_own_origin();
 	ClosedDatabase *closed;
 
 	LWLockAcquire(&directory->lock, LW_SHARED);
 	closed = find_closed(MyDatabaseId);
-	if (closed != NULL)
+	if (closed != NULL && closed->origin == own)
 		strlcpy(reason, closed->reason, sizeof(reason));
 	LWLockRelease(&directory->lock);
 	return reason[0] != '\0' ? pstrdup(reason) : NULL;
@@ -692,12 +696,6 @@ reopen(Oid database)
 	if (closed != NULL)
 		closed->database = InvalidOid;
 	LWLockRelease(&directory->lock);
-}
-
-void
-coze_link_reopen(void)
-{
-	reopen(MyDatabaseId);
 }
 
 void

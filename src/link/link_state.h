@@ -133,11 +133,10 @@ extern bool coze_link_is_neglected(CozeLinkSlot *slot, CozeLinkDirection directi
 
 /*
  * This database is not, or not any more, what its peers know under its name: no
- * link may open until it is confirmed or the server has started anew.
+ * link may open until it has become another node or the server has started anew.
  */
 extern void coze_link_close_all(const char *reason);
 /* palloc'd reason, or NULL */
 extern char *coze_link_closed_reason(void);
-extern void coze_link_reopen(void);
 
 #endif							/* COZE_LINK_STATE_H */

@@ -128,8 +128,10 @@ char *
 coze_identity_problem(void)
 {
 	CozeIdentity identity;
-	char	   *reason = coze_link_closed_reason();
+	char	   *reason;
 
+	(void) coze_attach();
+	reason = coze_link_closed_reason();
 	if (reason == NULL && is_elsewhere(&identity))
 		reason = pstrdup("this database is not the one that joined the group");
 	return reason;

@@ -137,4 +137,13 @@ $f->safe_psql('postgres', q{INSERT INTO t VALUES (2001, 'f')});
 ok(poll_until($_, q{SELECT count(*) = 2 FROM t WHERE id >= 2000}), 'rows reach ' . $_->name) for $e, $f, $g;
 same_rows([ $e, $f, $g ], ['t'], 'over another node');
 
+# Nor with who joins later, through another.
+my $h = new_node('h');
+join_node($h, $f);
+ok(poll_until($g, q{SELECT count(*) = 4 FROM cozesync.nodes WHERE state = 'ready'}), 'g knows of h');
+is($g->safe_psql('postgres', q{SELECT string_agg(DISTINCT source || '>' || target || ' ' || mode, ', ') FROM cozesync.links
+    WHERE mode <> 'off'}), 'e>g push, g>e push', 'g has links with e alone');
+$h->safe_psql('postgres', q{INSERT INTO t VALUES (3000, 'h')});
+ok(poll_until($g, q{SELECT count(*) = 1 FROM t WHERE id = 3000}), 'rows reach it all the same');
+
 done_testing();

@@ -95,6 +95,17 @@ ok(wait_quiet($a, $b, $c, $g, $h), 'in sync');
 same_rows([ $a, $b, $c, $g, $h ], ['log'], 'numbers that they draw do not collide');
 is($a->safe_psql('postgres', 'SELECT count(*) FROM cozesync.conflicts WHERE table_name = $$log$$'), 0, 'not one');
 
+# Two through one member, each of which knows of the other before it has copied anything.
+$_->safe_psql('postgres', 'SELECT cozesync.leave_group(); TRUNCATE acc, log') for $g, $h;
+ok(wait_quiet($a, $b, $c), 'g and h have left');
+debug_stop($_, 'join-admitted') for $g, $h;
+@joins = map { background($_, sprintf(q{CALL cozesync.join_group('%s', '%s', '%s')}, $_->name, node_dsn($_), node_dsn($b))) } $g, $h;
+ok(wait_stopped($_, 'join-admitted'), $_->name . ' is let in') for $g, $h;
+debug_go($_, 'join-admitted') for $g, $h;
+is(join(' ', map { ($_->finish)[0] } @joins), '0 0', 'neither waits for the other');
+ok(wait_quiet($a, $b, $c, $g, $h), 'in sync');
+same_rows([ $a, $b, $c, $g, $h ], [qw(acc log)]);
+
 # --- two under one name -------------------------------------------------------------------
 
 $_->safe_psql('postgres', 'SELECT cozesync.leave_group(); TRUNCATE acc, log') for $g, $h;

@@ -109,6 +109,19 @@ $a->safe_psql('postgres', q{UPDATE t SET v = 'after' WHERE id = 9});
 ok(wait_quiet(@all), 'the stream goes on without');
 same_rows(\@all, \@tables);
 
+# --- a table that one node cannot take ---------------------------------------------------------------
+
+exec_all('CREATE TABLE late (id int PRIMARY KEY, v text)', @all);
+$a->safe_psql('postgres', q{INSERT INTO late SELECT g, 'a' FROM generate_series(1, 10) g});
+$b->safe_psql('postgres', q{SELECT cozesync.pause()});
+$a->safe_psql('postgres', q{SELECT cozesync.add_table('late')});
+$b->safe_psql('postgres', q{INSERT INTO late VALUES (1, 'of b'); SELECT cozesync.resume()});
+ok(poll_until($b, $stopped), 'a table that is not empty there');
+$b->safe_psql('postgres', $skip);
+ok(wait_quiet(@all), 'in sync');
+ok(poll_until($_, q{SELECT count(*) = 0 FROM cozesync.tables WHERE table_name = 'late'}), 'it is under sync nowhere: ' . $_->name) for @all;
+is(join(' ', map { $_->safe_psql('postgres', 'SELECT count(*) FROM late') } $a, $b), '10 1', 'rows stay as they are on its author and there');
+
 # --- a new member knows ------------------------------------------------------------------------------
 
 my $d = new_node('d');
