@@ -207,6 +207,8 @@ def main():
     args.runs = 0
     facts = about(args, os.getloadavg())
     results = Results()
+    if os.getloadavg()[0] > os.cpu_count():
+        results.note("the machine was busy with other work: times say little, processor time and bytes more")
     names = usable(args, results)
     lines = []
     for name in args.workloads:
@@ -214,6 +216,7 @@ def main():
         say(f"{name} ...")
         run_workload(name, args, names, results)
         say(f"  took {time.monotonic() - began:.0f} s")
+        facts["load average at the end"] = f"{os.getloadavg()[0]:.1f}"
         lines = report(args, facts, results)
     print("\n".join(lines))
     sys.exit(0 if results.figures else 1)
