@@ -185,7 +185,7 @@ put_row(Applying *a, const Datum *key, uint32 hash, CozeRow *row)
 		return;
 	if (may_insert_blindly(a, &hit, hash))
 	{
-		coze_row_insert(a->target, row);
+		coze_row_insert_later(a->target, row);
 		coze_index_wrote(table->relid, COZE_SLOT_KEY, hash);
 		return;
 	}
@@ -633,6 +633,7 @@ coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows)
 		a.skipped = is_skipped(entry->head.version);
 		a.together = careful || (entry->head.nchunks == 0 && !a.skipped && concerns_others(&a));
 		each_change(&a, apply_change);
+		coze_row_flush();
 		if (!a.stale)
 			apply_gathered(&a);
 		if (!a.stale && coze_decide_any_marked(&a.deciding))

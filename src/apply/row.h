@@ -53,6 +53,9 @@ extern bool coze_row_find_unique(CozeTarget *target, int index, const CozeUnique
 
 /* row: known columns are stored, others keep their value or take their default. */
 extern void coze_row_insert(CozeTarget *target, const CozeRow *row);
+/* Perhaps only when coze_row_flush() is called, here or by whoever looks at rows. */
+extern void coze_row_insert_later(CozeTarget *target, const CozeRow *row);
+extern void coze_row_flush(void);
 extern void coze_row_update(CozeTarget *target, const CozeFound *found, const CozeRow *row);
 extern void coze_row_delete(CozeTarget *target, const CozeFound *found);
 
