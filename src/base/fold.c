@@ -98,7 +98,7 @@ coze_fold_note(CozeFold *fold, const CozeFoldEntry *entry, int key, CozeVersion 
 }
 
 /* Note a loss at an operation's turn: of itself, or of what it had not seen. */
-void
+CozeFoldNote *
 coze_turn_lost(CozeTurn *turn, CozeVersion loser, CozeOutcome outcome)
 {
 	CozeFoldNote *note = coze_fold_note(turn->fold, turn->entry, turn->op->key, loser, outcome,
@@ -107,6 +107,7 @@ coze_turn_lost(CozeTurn *turn, CozeVersion loser, CozeOutcome outcome)
 	note->op = turn->op;
 	if (coze_version_equal(loser, turn->entry->version))
 		note->winner = turn->unseen->v[turn->unseen->n - 1];
+	return note;
 }
 
 static void

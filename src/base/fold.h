@@ -125,10 +125,23 @@ typedef struct CozeFoldNote
 								 * or the value went to another key */
 	const CozeState *before;	/* of key, as the entry met it */
 	const CozeState *after;		/* of key, as the entry leaves it */
+	const bool *columns;		/* those of a merge that it is about; NULL: the whole row */
 	int			index;			/* unique index, or -1 */
 	int			other;			/* key of the other row that had the unique value, or -1 */
 	const CozeState *other_state;	/* its state when they met, or NULL */
 } CozeFoldNote;
+
+/*
+ * What came of combining two values of a column.  IMPOSSIBLE: the result cannot be
+ * (overflow); the later row stays, whole.  UNLIKE: they are not of a shape that can be
+ * combined; the later value stays.  Else a value was made of both; LOST_EARLIER and
+ * LOST_LATER are added where it does not show all that one of them did.
+ */
+#define COZE_COMBINE_IMPOSSIBLE		0
+#define COZE_COMBINE_UNLIKE			0x01
+#define COZE_COMBINE_BOTH			0x02
+#define COZE_COMBINE_LOST_EARLIER	0x04
+#define COZE_COMBINE_LOST_LATER		0x08
 
 /*
  * What the fold asks of the world.  All must depend on nothing but their
@@ -145,9 +158,9 @@ typedef struct CozeFoldCallbacks
 	/*
 	 * delta, set_merge, json_merge: put into *result what comes of `here` when
 	 * `old` -> `new` was done to it.  Any may be NULL; old is where nothing was.
-	 * False: cannot be done (overflow, wrong shape); then the later row stays, whole.
+	 * Returns COZE_COMBINE flags.
 	 */
-	bool		(*combine) (void *arg, CozeColumnPolicy policy, int column,
+	int			(*combine) (void *arg, CozeColumnPolicy policy, int column,
 							const CozeFoldRow *here, const CozeFoldRow *old,
 							const CozeFoldRow *new, CozeFoldRow *result);
 

@@ -43,7 +43,7 @@ extern CozeFoldNote *coze_fold_note(CozeFold *fold, const CozeFoldEntry *entry, 
 									CozeVersion loser, CozeOutcome outcome,
 									CozeConflictType type);
 extern const CozeState *coze_fold_later(CozeTurn *turn);
-extern void coze_turn_lost(CozeTurn *turn, CozeVersion loser, CozeOutcome outcome);
+extern CozeFoldNote *coze_turn_lost(CozeTurn *turn, CozeVersion loser, CozeOutcome outcome);
 
 /* fold_merge.c */
 extern const CozeState *coze_fold_merge(CozeTurn *turn);

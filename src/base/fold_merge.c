@@ -18,6 +18,7 @@ typedef enum ColumnResult
 {
 	COLUMN_REPLACED,			/* the operation's value */
 	COLUMN_COMBINED,			/* a value made of both */
+	COLUMN_OVERRULED,			/* likewise, in which the earlier lost a part */
 	COLUMN_KEPT,				/* as it was */
 	COLUMN_IMPOSSIBLE,			/* the merge cannot be done */
 } ColumnResult;
@@ -28,8 +29,9 @@ typedef struct Merge
 	CozeFoldRow *row;			/* so far */
 	const CozeMarks **columns;	/* its marks */
 	const CozeMarks *own;		/* the operation's */
+	bool	   *decided;		/* columns over which somebody lost; shared by the notes */
 	bool		effect;			/* has the operation a part in it? */
-	bool		lost;			/* did it lose a column? */
+	bool		lost;			/* did it lose a column, or a part of one? */
 	bool		held;			/* one under hold? */
 	bool		possible;
 } Merge;
@@ -63,7 +65,27 @@ goes_beyond(const CozeFoldTable *table, int column, const CozeFoldRow *new,
 }
 
 static ColumnResult
-decide(CozeTurn *turn, CozeColumnPolicy policy, int column, CozeFoldRow *row)
+combine(CozeTurn *turn, CozeColumnPolicy policy, int column, Merge *merge)
+{
+	const CozeFoldTable *table = turn->fold->table;
+	const CozeFoldOp *op = turn->op;
+	int			result = table->callbacks->combine(table->arg, policy, column, turn->state->row,
+												   op->old, op->new, merge->row);
+
+	if (result == COZE_COMBINE_IMPOSSIBLE)
+		return COLUMN_IMPOSSIBLE;
+	if (result & COZE_COMBINE_UNLIKE)
+	{
+		coze_row_put(merge->row, column, op->new);
+		return COLUMN_REPLACED;
+	}
+	if (result & COZE_COMBINE_LOST_LATER)
+		merge->lost = merge->decided[column] = true;
+	return (result & COZE_COMBINE_LOST_EARLIER) ? COLUMN_OVERRULED : COLUMN_COMBINED;
+}
+
+static ColumnResult
+decide(CozeTurn *turn, CozeColumnPolicy policy, int column, Merge *merge)
 {
 	const CozeFoldTable *table = turn->fold->table;
 	const CozeFoldOp *op = turn->op;
@@ -77,8 +99,7 @@ decide(CozeTurn *turn, CozeColumnPolicy policy, int column, CozeFoldRow *row)
 		case COZE_COLUMN_DELTA:
 		case COZE_COLUMN_SET_MERGE:
 		case COZE_COLUMN_JSON_MERGE:
-			return table->callbacks->combine(table->arg, policy, column, here, op->old, op->new,
-											 row) ? COLUMN_COMBINED : COLUMN_IMPOSSIBLE;
+			return combine(turn, policy, column, merge);
 		case COZE_COLUMN_LAST_UPDATE_WINS:
 			wins = true;
 			break;
@@ -92,7 +113,7 @@ decide(CozeTurn *turn, CozeColumnPolicy policy, int column, CozeFoldRow *row)
 			break;
 	}
 	if (wins)
-		coze_row_put(row, column, op->new);
+		coze_row_put(merge->row, column, op->new);
 	return wins ? COLUMN_REPLACED : COLUMN_KEPT;
 }
 
@@ -130,6 +151,25 @@ static bool
 belongs(const CozeFold *fold, int c, int column)
 {
 	return c == column || (fold->unit != NULL && fold->unit[c] == column);
+}
+
+/* Somebody lost over the column, or the unit that it leads. */
+static void
+note_decided(CozeTurn *turn, Merge *merge, int column)
+{
+	for (int c = column; c < turn->fold->table->ncolumns; c++)
+	{
+		if (belongs(turn->fold, c, column))
+			merge->decided[c] = true;
+	}
+}
+
+static void
+note_losers(CozeTurn *turn, Merge *merge, int column, const CozeMarks *losers)
+{
+	note_decided(turn, merge, column);
+	for (int i = 0; i < losers->n; i++)
+		coze_turn_lost(turn, losers->v[i], COZE_OUTCOME_MERGED)->columns = merge->decided;
 }
 
 /* The column, or the unit that it leads, gets the operation's values. */
@@ -170,18 +210,21 @@ merge_column(CozeTurn *turn, Merge *merge, int column)
 		take_over(turn, merge, column);
 		return;
 	}
-	switch (decide(turn, policy, column, merge->row))
+	switch (decide(turn, policy, column, merge))
 	{
 		case COLUMN_REPLACED:
-			for (int i = 0; i < others->n; i++)
-				coze_turn_lost(turn, others->v[i], COZE_OUTCOME_MERGED);
+			note_losers(turn, merge, column, others);
 			take_over(turn, merge, column);
 			break;
+		case COLUMN_OVERRULED:
+			note_losers(turn, merge, column, others);
+			/* FALLTHROUGH */
 		case COLUMN_COMBINED:
 			merge->columns[column] = coze_marks_union(others, merge->own);
 			merge->effect = true;
 			break;
 		case COLUMN_KEPT:
+			note_decided(turn, merge, column);
 			merge->lost = true;
 			merge->held |= policy == COZE_COLUMN_HOLD;
 			break;
@@ -205,6 +248,7 @@ coze_fold_merge(CozeTurn *turn)
 
 	merge.row = coze_row_copy(table->ncolumns, turn->state->row);
 	merge.columns = coze_state_columns(table, turn->state);
+	merge.decided = coze_alloc0(Max(1, table->ncolumns) * sizeof(bool));
 	merge.own = coze_marks_add(NULL, turn->entry->version);
 	for (int c = 0; c < table->ncolumns && merge.possible; c++)
 	{
@@ -215,7 +259,7 @@ coze_fold_merge(CozeTurn *turn)
 		merge.possible = table->callbacks->valid(table->arg, merge.row);
 	if (merge.lost)
 		coze_turn_lost(turn, turn->entry->version, merge.possible && merge.held ?
-					   COZE_OUTCOME_HELD : COZE_OUTCOME_MERGED);
+					   COZE_OUTCOME_HELD : COZE_OUTCOME_MERGED)->columns = merge.possible ? merge.decided : NULL;
 	if (!merge.possible)
 		return coze_fold_later(turn);
 

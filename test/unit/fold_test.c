@@ -11,7 +11,7 @@
 #include "history.h"
 
 #define X		INT32_MIN
-#define ROW(...) row_make((const int[]) {__VA_ARGS__})
+#define ROW(...) row_make((const int[COLUMNS]) {__VA_ARGS__})
 
 static History h;
 static CozeFoldPolicy policy;

@@ -48,7 +48,7 @@ make_policies(History *h, int nwriters)
 		for (int t = 0; t < COZE_CONFLICT_TYPES; t++)
 			p->row[t] = by_type ? some_row_policy() : row;
 		p->unique = tap_random(3) ? COZE_ROW_FIRST_UPDATE_WINS : COZE_ROW_LAST_UPDATE_WINS;
-		p->columns = tap_random(2) ? table_columns : table_columns_json;
+		p->columns = tap_random(2) ? table_columns : table_columns_other;
 		if (tap_random(8) == 0)
 			p->columns = NULL;
 		/* Whoever is left out comes last. */
@@ -95,6 +95,31 @@ may_be_stored(const History *h, const CozeFoldRow *const *view, int key, const C
 	return true;
 }
 
+/* One member becomes another, or goes; now and then there is no object.  See table.c. */
+static int
+some_object(int old)
+{
+	int			value = tap_random(4);
+
+	if (tap_random(16) == 0)
+		return 1 << 10 | (1 + (int) tap_random(3));
+	if (old & 1 << 10)
+		old = 0;
+	switch (tap_random(5))
+	{
+		case 0:
+			return (old & ~3) | value;
+		case 1:
+			return (old & ~(3 << 2)) | value << 2;
+		case 2:					/* o as a whole: nothing, or a value */
+			return (old & 15) | (value > 0 ? 1 << 4 | value << 6 : 0);
+		default:
+			if ((old & 3 << 4) != 2 << 4)
+				old = (old & 15) | 2 << 4;
+			return tap_random(2) ? (old & ~(3 << 6)) | value << 6 : (old & ~(3 << 8)) | value << 8;
+	}
+}
+
 static int
 some_value(int column, int old)
 {
@@ -107,6 +132,8 @@ some_value(int column, int old)
 			return tap_random(8) == 0 ? INT32_MIN : (int) tap_random(3);
 		case COLUMN_S:
 			return old ^ (1 << tap_random(16));
+		case COLUMN_J:
+			return some_object(old);
 		case COLUMN_U:
 			return tap_random(3) == 0 ? INT32_MIN : 1 + (int) tap_random(3);
 		default:

@@ -121,14 +121,22 @@ read_policy(History *h, char **word)
 {
 	CozeFoldPolicy *p;
 	CozeOrigin *order = coze_alloc(NODES * sizeof(CozeOrigin));
-	int			row = by_name(coze_row_policy_by_name, word[2]);
+	static const CozeConflictType types[] = {
+		COZE_CONFLICT_INSERT_EXISTS, COZE_CONFLICT_UPDATE_UPDATE, COZE_CONFLICT_UPDATE_DELETED,
+		COZE_CONFLICT_DELETE_UPDATED, COZE_CONFLICT_TRUNCATE_WRITE
+	};
+	int			n = 0;
 
 	/* Operations point at them, so there is room for all from the start. */
 	if (h->policies == NULL)
 		h->policies = coze_alloc0(256 * sizeof(CozeFoldPolicy));
 	p = &h->policies[h->npolicies++];
-	for (int type = 0; type < COZE_CONFLICT_TYPES; type++)
-		p->row[type] = row;
+	for (char *save, *w = strtok_r(word[2], "/", &save); w; w = strtok_r(NULL, "/", &save))
+	{
+		if (n == 5)
+			fail("row policies", w);
+		p->row[types[n++]] = by_name(coze_row_policy_by_name, w);
+	}
 	p->unique = by_name(coze_row_policy_by_name, word[3]);
 	p->columns = table_columns;
 	p->order = order;

@@ -19,12 +19,12 @@
 #include "tap.h"
 
 #define KEYS	5
-#define COLUMNS 8
+#define COLUMNS 9
 #define NODES	16				/* origins are 1 .. NODES - 1 */
 
 enum
 {
-	COLUMN_A, COLUMN_N, COLUMN_M, COLUMN_L, COLUMN_S, COLUMN_H, COLUMN_V, COLUMN_U
+	COLUMN_A, COLUMN_N, COLUMN_M, COLUMN_L, COLUMN_S, COLUMN_H, COLUMN_V, COLUMN_U, COLUMN_J
 };
 
 typedef enum EntryKind
@@ -107,7 +107,7 @@ typedef struct History
 /* table.c */
 extern void history_set_table(History *h, int nuniques);
 extern const CozeColumnPolicy table_columns[COLUMNS];
-extern const CozeColumnPolicy table_columns_json[COLUMNS];
+extern const CozeColumnPolicy table_columns_other[COLUMNS];
 extern CozeFoldRow *row_make(const int *values);
 extern int	row_get(const CozeFoldRow *row, int column);
 extern void losses_add(Losses *losses, Loss loss);

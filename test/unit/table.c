@@ -10,13 +10,13 @@
 const CozeColumnPolicy table_columns[COLUMNS] = {
 	COZE_COLUMN_LAST_UPDATE_WINS, COZE_COLUMN_DELTA, COZE_COLUMN_MAX, COZE_COLUMN_MIN,
 	COZE_COLUMN_SET_MERGE, COZE_COLUMN_HOLD, COZE_COLUMN_LAST_UPDATE_WINS,
-	COZE_COLUMN_LAST_UPDATE_WINS
+	COZE_COLUMN_LAST_UPDATE_WINS, COZE_COLUMN_JSON_MERGE
 };
 
-const CozeColumnPolicy table_columns_json[COLUMNS] = {
+const CozeColumnPolicy table_columns_other[COLUMNS] = {
 	COZE_COLUMN_LAST_UPDATE_WINS, COZE_COLUMN_DELTA, COZE_COLUMN_MIN, COZE_COLUMN_MAX,
-	COZE_COLUMN_JSON_MERGE, COZE_COLUMN_LAST_UPDATE_WINS, COZE_COLUMN_HOLD,
-	COZE_COLUMN_LAST_UPDATE_WINS
+	COZE_COLUMN_LAST_UPDATE_WINS, COZE_COLUMN_LAST_UPDATE_WINS, COZE_COLUMN_HOLD,
+	COZE_COLUMN_LAST_UPDATE_WINS, COZE_COLUMN_JSON_MERGE
 };
 
 /* values: COLUMNS of them; INT32_MIN is NULL */
@@ -66,39 +66,76 @@ compare(void *arg, int column, CozeFoldValue a, CozeFoldValue b)
 	return ((intptr_t) a > (intptr_t) b) - ((intptr_t) a < (intptr_t) b);
 }
 
-/* An object is four digits in base 16, its members. */
-static int
-merge_digits(int here, int old, int new)
-{
-	int			result = here;
+/*
+ * An object is a number, as the model's Export has it: two bits each for members a and b,
+ * for what member o is (1: a value, 2: an object), for x or that value, and for y.  Bit 10:
+ * no object.  A member is a run of bits, 0 where it is missing.
+ */
+#define NO_OBJECT	(1 << 10)
+#define O_KIND		(3 << 4)
+#define O_OBJECT	(2 << 4)
 
-	for (int mask = 0xF; mask <= 0xF000; mask <<= 4)
-	{
-		if ((old & mask) != (new & mask))
-			result = (result & ~mask) | (new & mask);
-	}
-	return result;
+static int
+merge_member(int mask, int *here, int old, int new)
+{
+	int			was = old & mask,
+				now = *here & mask,
+				to = new & mask;
+
+	if (was == to || now == to)
+		return 0;
+	if (to == 0 && now != was)
+		return COZE_COMBINE_LOST_LATER;
+	*here = (*here & ~mask) | to;
+	return now != was ? COZE_COMBINE_LOST_EARLIER : 0;
 }
 
-static bool
+static int
+merge_objects(int *here, int old, int new)
+{
+	const int	whole = O_KIND | 3 << 6 | 3 << 8;
+	int			lost = merge_member(3, here, old, new) | merge_member(3 << 2, here, old, new);
+
+	if ((*here & O_KIND) != O_OBJECT || (new & O_KIND) != O_OBJECT)
+		return lost | merge_member(whole, here, old, new);
+	if ((old & O_KIND) != O_OBJECT)
+		old &= ~whole;
+	return lost | merge_member(3 << 6, here, old, new) | merge_member(3 << 8, here, old, new);
+}
+
+static int
+merge_json(const CozeFoldRow *here, const CozeFoldRow *old, const CozeFoldRow *new, int *result)
+{
+	int			from = old == NULL ? 0 : row_get(old, COLUMN_J);
+
+	*result = row_get(here, COLUMN_J);
+	if ((*result | row_get(new, COLUMN_J)) & NO_OBJECT)
+		return COZE_COMBINE_UNLIKE;
+	return COZE_COMBINE_BOTH |
+		merge_objects(result, from & NO_OBJECT ? 0 : from, row_get(new, COLUMN_J));
+}
+
+static int
 combine(void *arg, CozeColumnPolicy policy, int column, const CozeFoldRow *here,
 		const CozeFoldRow *old, const CozeFoldRow *new, CozeFoldRow *result)
 {
 	History    *h = arg;
 	int			x = or_zero(here, column),
 				from = or_zero(old, column),
-				to = or_zero(new, column);
+				to = or_zero(new, column),
+				done = COZE_COMBINE_BOTH;
 
 	if (policy == COZE_COLUMN_DELTA)
 		x += to - from;
 	else if (policy == COZE_COLUMN_SET_MERGE)
 		x = (x | (to & ~from)) & ~(from & ~to);
 	else
-		x = merge_digits(x, from, to);
+		done = merge_json(here, old, new, &x);
 	if (policy == COZE_COLUMN_DELTA && (x > h->limit || x < -h->limit))
-		return false;
-	row_set(result, column, x);
-	return true;
+		return COZE_COMBINE_IMPOSSIBLE;
+	if (!(done & COZE_COMBINE_UNLIKE))
+		row_set(result, column, x);
+	return done;
 }
 
 static bool
