@@ -107,6 +107,7 @@ static Round round;
 static uint64 retries_seen = 0;
 static int64 last_upkeep = 0;
 static int64 last_retain = 0;
+static CozeVersion reporting = {0, 0};	/* own entry that is being reported */
 
 /* Time that never goes back: waits must not hang on a wall clock that is set. */
 static int64
@@ -349,13 +350,15 @@ apply_entries(void)
 	{
 		CozeQueuedEntry *entry = next_of(queue);
 		MemoryContext old;
+		CozeApplied applied;
 		uint64		rows;
 
 		/* Chunks are numbered by the transaction, so there is one such entry in it. */
 		if (entry->head.nchunks > 0 && round.applied != NIL)
 			break;
 		round.current = queue;
-		if (coze_entry_apply(entry, round.one_by_one > 0, &rows) == COZE_APPLIED_STALE)
+		applied = coze_entry_apply(entry, round.one_by_one > 0, &rows);
+		if (applied == COZE_APPLIED_STALE)
 			return false;
 		old = MemoryContextSwitchTo(applier_context);
 		coze_vector_set(&round.held, queue->origin, entry->head.version.hlc);
@@ -367,7 +370,8 @@ apply_entries(void)
 		bytes += entry->memory;
 		move_on(queue, entry);
 		CHECK_FOR_INTERRUPTS();
-		if (entry->head.nchunks > 0 || round_is_long_enough(&begin, bytes))
+		if (entry->head.nchunks > 0 || applied == COZE_APPLIED_FACTS ||
+			round_is_long_enough(&begin, bytes))
 			break;
 	}
 	return true;
@@ -567,20 +571,57 @@ tend_index(void)
 	coze_index_commit();
 }
 
-/* Own entries that did not see what was applied before they became visible. */
+/* The one at hand was not done with. */
+static void
+keep_reporting(void)
+{
+	if (reporting.hlc != 0)
+		coze_index_put_back_late(reporting);
+	reporting.hlc = 0;
+}
+
+/*
+ * Own entries that did not see what was applied before they became visible: their
+ * conflicts, and what they wrote although it lost.
+ */
 static void
 report_late(void)
 {
-	CozeVersion version;
-
-	while (coze_index_take_late(&version))
+	while (coze_index_take_late(&reporting))
 	{
 		begin_transaction();
-		coze_entry_report(version);
+		make_constraints_immediate();
+		coze_index_begin();
+		if (!coze_entry_report(reporting) || !is_still_right())
+		{
+			undo_round();
+			break;
+		}
 		coze_target_close_all();
 		coze_conflict_flush();
 		end_transaction();
+		coze_index_commit();
+		reporting.hlc = 0;
 	}
+	keep_reporting();
+}
+
+static void
+try_report_late(void)
+{
+	PG_TRY();
+	{
+		report_late();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(applier_context);
+		EmitErrorReport();
+		FlushErrorState();
+		undo_round();
+		keep_reporting();
+	}
+	PG_END_TRY();
 }
 
 /*
@@ -615,7 +656,7 @@ do_upkeep(int64 now)
 {
 	settle_skipped();
 	tend_index();
-	report_late();
+	try_report_late();
 	beat();
 	coze_log_prune();
 	coze_log_rotate();

@@ -10,7 +10,8 @@
  * must; never fewer.
  *
  * With lock set, every row and value that comes up is held, so that after it is
- * complete nobody but us can change what the fold depends on.
+ * complete nobody but us can change what the fold depends on.  Who waited for a lock may
+ * have missed what its holder did: then it is gathered again, with all locks held.
  *
  * Everything is made in the context that was current at coze_closure_begin() and
  * stays there; use a context of its own.
@@ -24,14 +25,9 @@
 
 #include "apply/closure.h"
 #include "apply/index.h"
+#include "apply/policy.h"
 #include "apply/records.h"
 #include "debug.h"
-
-/* Rows: the later stays.  A unique value: who had it first keeps it. */
-const CozeFoldPolicy coze_default_policy = {
-	.row = {0},
-	.unique = COZE_ROW_FIRST_UPDATE_WINS,
-};
 
 typedef struct FollowedValue
 {
@@ -60,7 +56,7 @@ coze_closure_add_key(CozeClosure *closure, const Datum *key)
 	k->hash = hash;
 	k->record = coze_record_of_key(closure->records, table, key);
 	closure->keys = lappend(closure->keys, k);
-	if (closure->lock)
+	if (closure->note)
 		coze_index_wrote(table->relid, COZE_SLOT_KEY, hash);
 	return k;
 }
@@ -179,7 +175,7 @@ follow_value(CozeClosure *closure, int index, const CozeUniqueValue *value)
 	followed->index = index;
 	coze_unique_copy(table, index, &followed->value, value);
 	closure->values = lappend(closure->values, followed);
-	if (closure->lock)
+	if (closure->note)
 		coze_index_wrote(table->relid, COZE_SLOT_UNIQUE(index), value->hash);
 
 	for (op = coze_index_first(table->relid, COZE_SLOT_UNIQUE(index), followed->value.hash);
@@ -356,6 +352,25 @@ coze_closure_complete(CozeClosure *closure)
 	load_truncates(closure);
 }
 
+/* Note all keys and values as written. */
+void
+coze_closure_note_written(const CozeClosure *closure)
+{
+	Oid			relid = closure->table->relid;
+	ListCell   *lc;
+
+	foreach(lc, closure->keys)
+	{
+		coze_index_wrote(relid, COZE_SLOT_KEY, ((CozeClosureKey *) lfirst(lc))->hash);
+	}
+	foreach(lc, closure->values)
+	{
+		const FollowedValue *followed = lfirst(lc);
+
+		coze_index_wrote(relid, COZE_SLOT_UNIQUE(followed->index), followed->value.hash);
+	}
+}
+
 /* --- for the fold --- */
 
 static CozeTable *sort_table;
@@ -438,11 +453,11 @@ place_ops(CozeClosure *closure, CozeClosureFold *fold, int *n)
 }
 
 static CozeFoldOp
-fold_op(const CozeTable *table, int key, const CozeOp *op)
+fold_op(CozeTable *table, int key, const CozeOp *op)
 {
 	CozeFoldOp	result = {
 		.key = key,
-		.policy = &coze_default_policy,
+		.policy = coze_policy_get(table, op->policy),
 		.old = op->existed ? coze_fold_row(table, op->old) : NULL,
 		.new = op->leaves_row ? coze_fold_row(table, op->new) : NULL,
 	};
@@ -506,10 +521,10 @@ make_base(CozeClosure *closure, CozeClosureFold *fold)
 
 void
 coze_closure_prepare(CozeClosure *closure, CozeClosureFold *fold,
-					 void (*note) (void *arg, const CozeFoldNote *note))
+					 void (*note) (void *arg, const CozeFoldNote *note), void *arg)
 {
 	memset(fold, 0, sizeof(*fold));
-	coze_unique_fold_table(closure->table, &fold->table, &fold->callbacks, note, closure);
+	coze_unique_fold_table(closure->table, &fold->table, &fold->callbacks, note, arg);
 	number_keys(closure, fold);
 	make_entries(closure, fold);
 	make_base(closure, fold);

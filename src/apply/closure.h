@@ -34,7 +34,8 @@ typedef struct CozeClosure
 	CozeFoldArg arg;			/* first: what the fold's callbacks get */
 	CozeTable  *table;
 	CozeTarget *target;
-	bool		lock;			/* hold rows and values, and note them as written */
+	bool		lock;			/* hold rows and values */
+	bool		note;			/* and note them as written, at once */
 	CozeVersion mine;			/* entry whose operations the caller adds; or hlc 0 */
 	List	   *keys;			/* CozeClosureKey */
 	List	   *values;			/* unique values that were followed */
@@ -48,6 +49,7 @@ extern CozeClosureKey *coze_closure_add_key(CozeClosure *closure, const Datum *k
 extern void coze_closure_add_all(CozeClosure *closure);
 extern void coze_closure_follow_row(CozeClosure *closure, const CozeRow *row);
 extern void coze_closure_complete(CozeClosure *closure);
+extern void coze_closure_note_written(const CozeClosure *closure);
 
 /* A fold over the closure: entries in version order, and the states at the cut. */
 typedef struct CozeClosureFold
@@ -62,8 +64,6 @@ typedef struct CozeClosureFold
 } CozeClosureFold;
 
 extern void coze_closure_prepare(CozeClosure *closure, CozeClosureFold *fold,
-								 void (*note) (void *arg, const CozeFoldNote *note));
-
-extern const CozeFoldPolicy coze_default_policy;
+								 void (*note) (void *arg, const CozeFoldNote *note), void *arg);
 
 #endif							/* COZE_CLOSURE_H */

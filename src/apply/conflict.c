@@ -70,6 +70,7 @@ static List *payloads = NIL;	/* of the transactions since the last notification 
 static SPIPlanPtr insert_plan = NULL;
 static SPIPlanPtr withdraw_plan = NULL;
 static SPIPlanPtr withdraw_seen_plan = NULL;
+static SPIPlanPtr settled_plan = NULL;
 
 /* --- rows as jsonb --- */
 
@@ -151,8 +152,14 @@ coze_conflict_note(const CozeConflict *conflict)
 {
 	MemoryContext old = enter_context();
 	CozeConflict *copy = &add_action(ACTION_NOTE, conflict)->conflict;
+	ListCell   *lc;
 
 	copy->reason = conflict->reason != NULL ? pstrdup(conflict->reason) : NULL;
+	copy->columns = NIL;
+	foreach(lc, conflict->columns)
+	{
+		copy->columns = lappend(copy->columns, pstrdup(lfirst(lc)));
+	}
 	copy->local_row = keep(conflict->local_row);
 	copy->remote_row = keep(conflict->remote_row);
 	copy->base_row = keep(conflict->base_row);
@@ -271,26 +278,27 @@ prepare_insert(void)
 	Oid			types[] = {
 		TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 		INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
-		JSONBOID, JSONBOID, JSONBOID, JSONBOID, BOOLOID
+		JSONBOID, JSONBOID, JSONBOID, JSONBOID, BOOLOID, TEXTARRAYOID
 	};
 
 	insert_plan = prepare("INSERT INTO cozesync.conflict AS c (schema_name, table_name, key,"
 						  " conflict_type, policy, outcome, reason,"
 						  " loser_hlc, loser_origin, decided_hlc, decided_origin,"
 						  " local_hlc, local_origin, remote_hlc, remote_origin,"
-						  " local_row, remote_row, base_row, result_row)"
+						  " local_row, remote_row, base_row, result_row, columns)"
 						  " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-						  " $14, $15, $16, $17, $18, $19 WHERE $20 OR NOT EXISTS ("
+						  " $14, $15, $16, $17, $18, $19, $21 WHERE $20 OR NOT EXISTS ("
 						  "SELECT FROM cozesync.conflict o WHERE o.loser_hlc = $8 AND o.loser_origin = $9"
 						  " AND o.schema_name = $1 AND o.table_name = $2"
 						  " AND md5(o.key::text) = md5($3::text))"
 						  " ON CONFLICT (loser_hlc, loser_origin, decided_hlc, decided_origin,"
 						  " schema_name, table_name, md5(key::text)) DO UPDATE"
 						  " SET conflict_type = excluded.conflict_type, reason = excluded.reason,"
+						  " policy = excluded.policy, outcome = excluded.outcome, columns = excluded.columns,"
 						  " local_row = excluded.local_row, remote_row = excluded.remote_row,"
 						  " base_row = excluded.base_row, result_row = excluded.result_row"
-						  " WHERE c.resolved_at IS NULL AND (c.conflict_type, c.reason)"
-						  " IS DISTINCT FROM (excluded.conflict_type, excluded.reason)"
+						  " WHERE c.resolved_at IS NULL AND (c.conflict_type, c.reason, c.outcome = 'held')"
+						  " IS DISTINCT FROM (excluded.conflict_type, excluded.reason, excluded.outcome = 'held')"
 						  " RETURNING id",
 						  lengthof(types), types);
 }
@@ -319,11 +327,53 @@ keep_payload(const CozeConflict *c, int64 id)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * The settlement may have come with the very entries that brought the conflict, and then it
+ * was here before the record.
+ */
+static void
+prepare_settled(void)
+{
+	Oid			types[] = {INT8OID};
+
+	settled_plan = prepare("UPDATE cozesync.conflict AS c SET outcome = 'resolved', result_row = s.result_row,"
+						   " resolved_at = s.settled_at, resolved_by = s.settled_by"
+						   " FROM cozesync.settlement AS s WHERE c.id = $1"
+						   " AND s.loser_hlc = c.loser_hlc AND s.loser_origin = c.loser_origin"
+						   " AND s.schema_name = c.schema_name AND s.table_name = c.table_name AND s.key = c.key",
+						   lengthof(types), types);
+}
+
+static void
+close_if_settled(int64 id)
+{
+	Datum		values[] = {Int64GetDatum(id)};
+
+	if (SPI_execute_plan(settled_plan, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not close a conflict");
+}
+
+static Datum
+columns_of(const CozeConflict *c)
+{
+	int			n = 0;
+	Datum	   *names = palloc(Max(1, list_length(c->columns)) * sizeof(Datum));
+	ListCell   *lc;
+
+	if (c->columns == NIL)
+		return (Datum) 0;
+	foreach(lc, c->columns)
+	{
+		names[n++] = CStringGetTextDatum(lfirst(lc));
+	}
+	return PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 static void
 insert(const CozeConflict *c)
 {
-	Datum		values[20];
-	char		nulls[21];
+	Datum		values[21];
+	char		nulls[22];
 	bool		isnull;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -352,13 +402,22 @@ insert(const CozeConflict *c)
 	for (int i = 15; i < 19; i++)
 		nulls[i] = values[i] != (Datum) 0 ? ' ' : 'n';
 	values[19] = BoolGetDatum(coze_table_folds(c->table));
-	nulls[20] = '\0';
+	values[20] = columns_of(c);
+	nulls[20] = values[20] != (Datum) 0 ? ' ' : 'n';
+	nulls[21] = '\0';
 	if (SPI_execute_plan(insert_plan, values, nulls, false, 0) != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "could not write a conflict");
 	if (SPI_processed > 0)
-		keep_payload(c, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-													1, &isnull)));
-	SPI_freetuptable(SPI_tuptable);
+	{
+		int64		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+													 1, &isnull));
+
+		keep_payload(c, id);
+		SPI_freetuptable(SPI_tuptable);
+		close_if_settled(id);
+	}
+	else
+		SPI_freetuptable(SPI_tuptable);
 }
 
 static void
@@ -368,6 +427,7 @@ prepare_all(void)
 		return;
 	prepare_withdraw();
 	prepare_withdraw_seen();
+	prepare_settled();
 	prepare_insert();
 }
 

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+
 #include "apply/relation.h"
 #include "base/policy.h"
 #include "base/vector.h"
@@ -23,6 +25,7 @@ typedef struct CozeConflict
 	const char *policy;
 	const char *outcome;
 	const char *reason;			/* or NULL */
+	List	   *columns;		/* names of those that it is about; NIL: the row */
 	CozeVersion loser;
 	CozeVersion decided;
 	CozeVersion local;			/* hlc 0: not known */

@@ -29,6 +29,7 @@
 #include "apply/entry.h"
 #include "apply/index.h"
 #include "apply/ops.h"
+#include "apply/policy.h"
 #include "apply/row.h"
 #include "apply/stop.h"
 #include "apply/together.h"
@@ -49,6 +50,7 @@ typedef struct Applying
 	bool		careful;
 	bool		together;		/* tables that fold: gather, decide at the end */
 	bool		stale;
+	bool		facts;			/* a row of the group's own tables was changed */
 	uint64		rows;
 	HTAB	   *surprises;		/* keys of which one was noted; NULL: none */
 	List	   *gathered;		/* CozeTogether */
@@ -457,8 +459,11 @@ apply_change(Applying *a, const CozeChange *change)
 	coze_map_store(a->map);
 	if (!a->skipped && open_target(a))
 	{
+		a->facts |= a->map->table->group;
 		coze_owner_enter(a->map->table, &owner);
-		if (coze_table_folds(a->map->table) && a->together)
+		if (coze_policy_is_news(a->map->table, change->policy))
+			a->stale = true;
+		else if (coze_table_folds(a->map->table) && a->together)
 			gather_change(a);
 		else if (!coze_table_folds(a->map->table) || may_go_straight(a))
 			apply_here(a);
@@ -643,7 +648,7 @@ coze_entry_apply(CozeQueuedEntry *entry, bool careful, uint64 *rows)
 	coze_applying.version.hlc = 0;
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-	return a.stale ? COZE_APPLIED_STALE : COZE_APPLIED;
+	return a.stale ? COZE_APPLIED_STALE : a.facts ? COZE_APPLIED_FACTS : COZE_APPLIED;
 }
 
 /* --- own entries --- */
@@ -671,7 +676,7 @@ gather_own_change(void *arg, const CozeChange *change)
 	end_change(a);
 }
 
-void
+bool
 coze_entry_report(CozeVersion version)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cozesync own entry",
@@ -691,13 +696,15 @@ coze_entry_report(CozeVersion version)
 			CozeTarget *target = coze_target_open(together->table);
 			CozeOwnerState owner;
 
-			if (target == NULL)
-				continue;
+			a.stale |= target == NULL;
+			if (a.stale)
+				break;
 			coze_owner_enter(together->table, &owner);
-			coze_together_report(together, target);
+			a.stale = !coze_together_apply(together, target);
 			coze_owner_leave(&owner);
 		}
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+	return !a.stale;
 }

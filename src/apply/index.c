@@ -33,6 +33,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "apply/alone.h"
 #include "apply/body.h"
 #include "apply/index.h"
 #include "apply/ops.h"
@@ -128,7 +129,14 @@ static bool adding_applied;		/* by the transaction at hand */
 static const CozeVector *adding_seen = NULL;	/* of an own entry that has just come to light */
 static bool adding_late;
 
-static CozeVersion *late = NULL;
+static bool building = false;	/* of own entries only those above built_upto can be late */
+static CozeHlc built_upto = 0;
+
+/* A table of which own entries are looked out for (coze_index_extend_on). */
+static Oid	watched = InvalidOid;
+static bool watched_met = false;
+
+static CozeVersion *late = NULL;	/* outlives the index */
 static int	nlate = 0;
 static int	late_cap = 0;
 
@@ -807,10 +815,24 @@ remember_late(CozeVersion version)
 	if (nlate == late_cap)
 	{
 		late_cap = Max(16, 2 * late_cap);
-		late = late == NULL ? MemoryContextAlloc(index_context, late_cap * sizeof(CozeVersion)) :
+		late = late == NULL ? MemoryContextAlloc(TopMemoryContext, late_cap * sizeof(CozeVersion)) :
 			repalloc(late, late_cap * sizeof(CozeVersion));
 	}
 	late[nlate++] = version;
+}
+
+/* It could not be dealt with yet. */
+void
+coze_index_put_back_late(CozeVersion version)
+{
+	remember_late(version);
+}
+
+/* What was decided in this transaction is not to be relied on. */
+void
+coze_index_spoil(void)
+{
+	stale = true;
 }
 
 void
@@ -827,8 +849,13 @@ coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint8 flags)
 	adding_truncates |= slot == COZE_SLOT_TRUNCATE;
 	folds = coze_table_folds(table) || adding_truncates;
 	if (!adding_applied)
+	{
 		compare_with_written(table->relid, slot, hash);
-	if (adding_seen != NULL && !adding_late)
+		watched_met |= table->relid == watched;
+	}
+	if (slot == COZE_SLOT_KEY && folds && table->nuniques == 0)
+		coze_alone_added(table->relid, hash, adding);
+	if (adding_seen != NULL && !adding_late && (folds || !building))
 		adding_late = misses_something(table->relid, slot, hash) ||
 			(ntruncates > 0 && misses_something(table->relid, COZE_SLOT_TRUNCATE, 0));
 	if (!is_needed(folds))
@@ -961,6 +988,7 @@ coze_index_abort(void)
 		unlink_op(added[i]);
 	end_pending_runs(false);
 	forget_transaction();
+	coze_alone_reset();
 }
 
 /* --- entries of the log --- */
@@ -990,7 +1018,7 @@ index_entry(const CozeLogEntry *entry, Snapshot snapshot)
 
 	begin_adding(entry->version, false);
 	decode_head(entry, &head);
-	if (built)
+	if (built || (entry->version.origin == coze_own_origin() && entry->version.hlc > built_upto))
 		adding_seen = &head.seen;
 	adding_late = false;
 	if (head.kind == COZE_ENTRY_DATA)
@@ -1080,7 +1108,8 @@ coze_index_extend(void)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	if (!least_known)
 		compute_least();
-	from.hlc = Max(indexed_upto, Min(horizon - 1, origin_entry(coze_own_origin())->least));
+	/* Tables that fold need all above the cut, also what every member has seen. */
+	from.hlc = Max(indexed_upto, Min(horizon - 1, coze_cut()));
 	if (nmembers == 0)
 		from.hlc = horizon - 1; /* nobody to be concurrent with */
 	reader = coze_log_open(&after, &upto, snapshot);
@@ -1106,6 +1135,17 @@ coze_index_extend(void)
 	MemoryContextDelete(context);
 }
 
+/* The same; did an own entry come to light that touches the table? */
+bool
+coze_index_extend_on(Oid relid)
+{
+	watched = relid;
+	watched_met = false;
+	coze_index_extend();
+	watched = InvalidOid;
+	return watched_met;
+}
+
 /* --- building --- */
 
 void
@@ -1127,16 +1167,16 @@ coze_index_reset(void)
 	nmembers = 0;
 	above = NULL;
 	nabove = above_cap = 0;
+	built_upto = Max(built_upto, indexed_upto);
 	indexed_upto = 0;
 	added = NULL;
 	nadded = added_cap = 0;
 	heads = NULL;
 	nheads = heads_cap = 0;
-	late = NULL;
-	nlate = late_cap = 0;
 	adding_seen = NULL;
 	stale = built = least_known = false;
 	adding.hlc = 0;
+	coze_alone_reset();
 }
 
 static void
@@ -1196,6 +1236,12 @@ build(void)
 	coze_vector_set(&upto, coze_own_origin(), PG_INT64_MAX);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	read_members(snapshot);
+	for (int i = 0; i < upto.n; i++)
+	{
+		if (upto.e[i].origin != coze_own_origin())
+			origin_entry(upto.e[i].origin)->applied = upto.e[i].hlc;
+	}
+	building = true;
 	for (int i = 0; i < upto.n && nmembers > 0; i++)
 		coze_vector_set(&after, upto.e[i].origin, coze_cut());
 	if (nmembers > 0)
@@ -1212,6 +1258,7 @@ build(void)
 	}
 	UnregisterSnapshot(snapshot);
 	set_indexed_upto(horizon - 1);
+	building = false;
 	built = true;
 }
 
@@ -1222,7 +1269,11 @@ build(void)
 void
 coze_index_begin(void)
 {
-	if (!built || group_generation != coze_group_generation() || coze_map_take_changed())
+	bool		facts = !built || group_generation != coze_group_generation();
+
+	if (facts)
+		coze_tables_refresh_rules();
+	if (coze_map_take_changed() || facts)
 	{
 		MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cozesync build",
 													  ALLOCSET_DEFAULT_SIZES);

@@ -50,6 +50,7 @@ typedef struct CozeIndexOp
 /* In a transaction, before anything is decided: members, K, all that is visible. */
 extern void coze_index_begin(void);
 extern void coze_index_extend(void);
+extern bool coze_index_extend_on(Oid relid);
 extern void coze_index_trim(void);
 extern void coze_index_reset(void);
 
@@ -75,6 +76,7 @@ extern void coze_index_add(const CozeTable *table, uint8 slot, uint32 hash, uint
  */
 extern void coze_index_wrote(Oid relid, uint8 slot, uint32 hash);
 extern bool coze_index_is_stale(void);
+extern void coze_index_spoil(void);
 
 /*
  * An own entry that has come to light and had not seen something that was applied
@@ -82,6 +84,7 @@ extern bool coze_index_is_stale(void);
  * hold on to.  False: none.
  */
 extern bool coze_index_take_late(CozeVersion *version);
+extern void coze_index_put_back_late(CozeVersion version);
 
 extern void coze_index_commit(void);
 extern void coze_index_abort(void);

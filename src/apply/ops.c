@@ -15,6 +15,7 @@
 
 #include "apply/index.h"
 #include "apply/ops.h"
+#include "apply/policy.h"
 
 static MemoryContext change_context = NULL;
 
@@ -38,7 +39,7 @@ leave_change_context(MemoryContext old)
 bool
 coze_table_folds(const CozeTable *table)
 {
-	return table->nuniques > 0;
+	return table->nuniques > 0 || table->folds;
 }
 
 /* --- for the index --- */
@@ -180,6 +181,8 @@ coze_ops_index(const CozeChange *change)
 		map->skipped = true;
 		return;
 	}
+	if (coze_policy_is_news(map->table, change->policy))
+		coze_index_spoil();
 	if (change->kind == COZE_CHANGE_TRUNCATE)
 		coze_index_add(map->table, COZE_SLOT_TRUNCATE, 0, COZE_OP_TRUNCATE);
 	else

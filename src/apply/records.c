@@ -525,7 +525,7 @@ states_at(CozeClosure *closure, CozeClosureFold *f, CozeHlc new_cut, const CozeV
 		coze_closure_add_key(closure, ((CozeBaseRecord *) lfirst(lc))->key);
 	}
 	coze_closure_complete(closure);
-	coze_closure_prepare(closure, f, NULL);
+	coze_closure_prepare(closure, f, NULL, closure);
 	while (below < f->nentries && f->entries[below].version.hlc <= new_cut)
 		below++;
 	fold = coze_fold(&f->table, f->nkeys, f->base, f->entries, below);

@@ -47,6 +47,7 @@
 #include "debug.h"
 #include "log/catalog.h"
 #include "log/log.h"
+#include "log/rules.h"
 
 /* What of the extension's own travels through the log. */
 static const char *const group_tables[] = {"member", "dropped_member", "link_mode", "synced_table",
@@ -399,6 +400,7 @@ make_table(Relation rel, Bitmapset *keys)
 	fill_codecs(table);
 	fill_key(table, rel, keys);
 	fill_uniques(table, rel, keys);
+	table->folds = coze_rules_ever_fold(table->schema, table->name);
 	table->valid = true;
 	MemoryContextSwitchTo(old);
 	return table;
@@ -439,17 +441,52 @@ same_table(const CozeTable *a, const CozeTable *b)
 }
 
 /*
+ * Rules have changed: does a table fold now that did not?  True if one does; the index
+ * must be made anew, since it forgot what tables that do not fold need no more.
+ */
+bool
+coze_tables_refresh_rules(void)
+{
+	HASH_SEQ_STATUS seq;
+	TableSlot  *slot;
+	List	   *plain = NIL;
+	ListCell   *lc;
+	bool		any = false;
+
+	init_caches();
+	hash_seq_init(&seq, tables);
+	while ((slot = hash_seq_search(&seq)) != NULL)
+	{
+		if (slot->table != NULL && !slot->table->folds)
+			plain = lappend(plain, slot->table);
+	}
+	foreach(lc, plain)
+	{
+		CozeTable  *table = lfirst(lc);
+
+		table->folds = coze_rules_ever_fold(table->schema, table->name);
+		any |= table->folds;
+	}
+	if (any)
+		changed = true;
+	return any;
+}
+
+/*
  * The table as it is now.  The server often says that a table has changed when it has not
  * (ANALYZE, TRUNCATE): then it stays the same CozeTable, since operations under way
  * are told apart by it.  One that did change is left where it is.
  */
-static CozeTable *
-get_table(Relation rel, Bitmapset *keys)
+CozeTable *
+coze_table_get(Relation rel, Bitmapset *keys)
 {
 	Oid			relid = RelationGetRelid(rel);
 	bool		found;
-	TableSlot  *slot = hash_search(tables, &relid, HASH_ENTER, &found);
+	TableSlot  *slot;
 	CozeTable  *made;
+
+	init_caches();
+	slot = hash_search(tables, &relid, HASH_ENTER, &found);
 
 	if (!found)
 		slot->table = NULL;
@@ -458,6 +495,8 @@ get_table(Relation rel, Bitmapset *keys)
 	made = make_table(rel, keys);
 	if (slot->table != NULL && COZE_RULE("table-stays") && same_table(slot->table, made))
 	{
+		changed |= made->folds && !slot->table->folds;
+		slot->table->folds |= made->folds;
 		MemoryContextDelete(made->context);
 		slot->table->valid = true;
 	}
@@ -725,7 +764,7 @@ coze_map_resolve(CozeMap *map, bool missing_ok)
 		return false;
 	}
 	keys = match_columns(map, rel);
-	map->table = get_table(rel, keys);
+	map->table = coze_table_get(rel, keys);
 	bms_free(keys);
 	match_keys(map);
 	note_change(map);

@@ -62,6 +62,8 @@ typedef struct CozeTable
 	int			nuniques;
 	CozeUnique *uniques;
 	CozeEvaluation *evaluation; /* unique.c */
+	bool		folds;			/* some policy of it does, or did; policy.c */
+	List	   *policies;		/* CozePolicy, by version; policy.c */
 	MemoryContext context;
 } CozeTable;
 
@@ -98,6 +100,8 @@ extern void coze_map_store(CozeMap *map);
 extern void coze_map_forget_stored(void);
 extern bool coze_map_take_changed(void);
 extern List *coze_tables_known(void);
+extern bool coze_tables_refresh_rules(void);
+extern CozeTable *coze_table_get(Relation rel, Bitmapset *keys);	/* numbers of its columns */
 
 extern Oid	coze_find_key_index(Relation rel, const Bitmapset *keys);
 extern void coze_map_key(const CozeMap *map, const CozeImage *image, Datum *key);

@@ -32,10 +32,10 @@ typedef struct CozeTogether
 extern CozeTogether *coze_together_begin(CozeTable *table, const CozeDescriptor *desc, const CozeEntryHead *head);
 extern void coze_together_take(CozeTogether *together, const CozeMap *map, const CozeChange *change);
 
-/* At the end of the entry; false: what was decided is stale. */
+/*
+ * At the end of the entry; false: what was decided is stale.  The entry may be one of the
+ * log, and then this puts right what it has changed too late to be seen.
+ */
 extern bool coze_together_apply(CozeTogether *together, CozeTarget *target);
-
-/* Only write down what conflicts an entry of the log has brought. */
-extern void coze_together_report(CozeTogether *together, CozeTarget *target);
 
 #endif							/* COZE_TOGETHER_H */

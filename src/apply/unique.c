@@ -21,6 +21,9 @@
 #include "utils/rel.h"
 
 #include "access/table.h"
+#include "apply/combine.h"
+#include "apply/policy.h"
+#include "apply/resolver.h"
 #include "apply/unique.h"
 #include "common/hashfn.h"
 
@@ -313,6 +316,17 @@ coze_row_of_fold(const CozeTable *table, const CozeFoldRow *row)
 	return result;
 }
 
+HeapTuple
+coze_fold_tuple(CozeTable *table, const CozeFoldRow *row)
+{
+	CozeEvaluation *e = evaluation_of(table);
+
+	if (row == NULL)
+		return NULL;
+	store(table, e, (Datum *) row->values, row->isnull);
+	return heap_form_tuple(table->desc, e->slot->tts_values, e->slot->tts_isnull);
+}
+
 static bool
 fold_equal(void *arg, int column, CozeFoldValue a, CozeFoldValue b)
 {
@@ -389,7 +403,11 @@ coze_unique_fold_table(CozeTable *table, CozeFoldTable *fold, CozeFoldCallbacks 
 	}
 	memset(callbacks, 0, sizeof(*callbacks));
 	callbacks->equal = fold_equal;
+	callbacks->compare = coze_combine_compare;
+	callbacks->combine = coze_combine;
 	callbacks->valid = fold_valid;
+	callbacks->rank = coze_policy_rank;
+	callbacks->resolve = coze_resolver_call;
 	callbacks->unique_hash = fold_unique_hash;
 	callbacks->unique_equal = fold_unique_equal;
 	callbacks->note = note;

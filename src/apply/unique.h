@@ -48,6 +48,9 @@ typedef struct CozeFoldArg
 	CozeTable  *table;
 } CozeFoldArg;
 
+/* With its generated columns, in CurrentMemoryContext; NULL for an absence. */
+extern HeapTuple coze_fold_tuple(CozeTable *table, const CozeFoldRow *row);
+
 extern CozeFoldRow *coze_fold_row(const CozeTable *table, const CozeRow *row);
 extern CozeRow *coze_row_of_fold(const CozeTable *table, const CozeFoldRow *row);
 

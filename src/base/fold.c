@@ -248,13 +248,15 @@ resolve(CozeTurn *turn)
 	const CozeFoldOp *op = turn->op;
 	const CozeFoldRow *new = new_row(turn);
 	CozeFoldRow *row = coze_row_make(table->ncolumns);
+	const char *reason = NULL;
 	CozeState  *state;
 
 	switch (table->callbacks->resolve(table->arg, op->policy, turn->type, turn->state->row, new,
-									  op->old, row))
+									  op->old, row, &reason))
 	{
 		case COZE_RESOLUTION_HOLD:
-			return set_aside(turn, COZE_OUTCOME_HELD);
+			coze_turn_lost(turn, turn->entry->version, COZE_OUTCOME_HELD)->reason = reason;
+			return turn->state;
 		case COZE_RESOLUTION_DELETE:
 			row = NULL;
 			break;
@@ -284,11 +286,17 @@ step(CozeFold *fold, const CozeFoldEntry *entry, const CozeFoldOp *op)
 {
 	const CozeState *state = fold->states[op->key];
 	CozeTurn	turn = {fold, entry, op, state, NULL, conflict_type(state, op)};
+	CozeRowPolicy policy;
 
 	turn.unseen = coze_state_unseen(fold->table, state, entry);
+	policy = row_policy(op->policy, turn.type);
 	if (turn.unseen == NULL)
-		return replace(&turn);
-	switch (row_policy(op->policy, turn.type))
+	{
+		/* Only the columns that it changed are its own in a merge that is to come. */
+		return policy == COZE_ROW_MERGE && turn.type == COZE_CONFLICT_UPDATE_UPDATE ?
+			coze_fold_merge(&turn) : replace(&turn);
+	}
+	switch (policy)
 	{
 		case COZE_ROW_LAST_UPDATE_WINS:
 			return replace(&turn);

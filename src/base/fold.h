@@ -125,6 +125,7 @@ typedef struct CozeFoldNote
 								 * or the value went to another key */
 	const CozeState *before;	/* of key, as the entry met it */
 	const CozeState *after;		/* of key, as the entry leaves it */
+	const char *reason;			/* what the resolver said, or NULL */
 	const bool *columns;		/* those of a merge that it is about; NULL: the whole row */
 	int			index;			/* unique index, or -1 */
 	int			other;			/* key of the other row that had the unique value, or -1 */
@@ -173,11 +174,13 @@ typedef struct CozeFoldCallbacks
 
 	/*
 	 * NULL for a deleted side; result has room for all columns.  Columns of a
-	 * unique index that are neither side's become the later side's.
+	 * unique index that are neither side's become the later side's.  Who holds may
+	 * say why.
 	 */
 	CozeResolution (*resolve) (void *arg, const CozeFoldPolicy *policy, CozeConflictType type,
 							   const CozeFoldRow *earlier, const CozeFoldRow *later,
-							   const CozeFoldRow *base, CozeFoldRow *result);
+							   const CozeFoldRow *base, CozeFoldRow *result,
+							   const char **reason);
 
 	/*
 	 * Does the row have an entry in unique index i, and with which hash?  No for a

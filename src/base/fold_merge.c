@@ -4,8 +4,9 @@
  *		The merge of two rows, column by column.
  *
  * Of each column that the operation changed: if its author had seen all that
- * the column shows, its value stands; else the column's policy decides.  Where
- * one of two values stays, the other has no part in the column and leaves no
+ * the column shows, its value stands; else the column's policy decides.  Columns that
+ * it did not change show what they showed, and keep their marks: so an operation that
+ * had seen everything is merged like any other.  Where one of two values stays, the other has no part in the column and leaves no
  * mark; where they are combined, both do.  The columns that a unique index reads
  * are a unit and go together; see CozeFoldUnique.
  *
@@ -19,6 +20,7 @@ typedef enum ColumnResult
 	COLUMN_REPLACED,			/* the operation's value */
 	COLUMN_COMBINED,			/* a value made of both */
 	COLUMN_OVERRULED,			/* likewise, in which the earlier lost a part */
+	COLUMN_AGREED,				/* as it was, which is the operation's, too */
 	COLUMN_KEPT,				/* as it was */
 	COLUMN_IMPOSSIBLE,			/* the merge cannot be done */
 } ColumnResult;
@@ -187,6 +189,25 @@ take_over(CozeTurn *turn, Merge *merge, int column)
 	merge->effect = true;
 }
 
+/* Have both written the same, where that is an answer? */
+static bool
+agrees(CozeTurn *turn, CozeColumnPolicy policy, int column)
+{
+	const CozeFoldRow *new = turn->op->new;
+	const CozeFoldRow *here = turn->state->row;
+
+	if (policy == COZE_COLUMN_DELTA || policy == COZE_COLUMN_SET_MERGE || policy == COZE_COLUMN_JSON_MERGE)
+		return false;
+	for (int c = column; c < turn->fold->table->ncolumns; c++)
+	{
+		if (belongs(turn->fold, c, column) &&
+			(!coze_row_knows(new, c) || !coze_row_knows(here, c) ||
+			 !coze_value_same(turn->fold->table, c, new, here)))
+			return false;
+	}
+	return true;
+}
+
 /* One column, or the unit that it leads. */
 static void
 merge_column(CozeTurn *turn, Merge *merge, int column)
@@ -210,8 +231,16 @@ merge_column(CozeTurn *turn, Merge *merge, int column)
 		take_over(turn, merge, column);
 		return;
 	}
-	switch (decide(turn, policy, column, merge))
+	switch (agrees(turn, policy, column) ? COLUMN_AGREED : decide(turn, policy, column, merge))
 	{
+		case COLUMN_AGREED:
+			for (int c = column; c < fold->table->ncolumns; c++)
+			{
+				if (belongs(fold, c, column))
+					merge->columns[c] = coze_marks_union(others, merge->own);
+			}
+			merge->effect = true;
+			break;
 		case COLUMN_REPLACED:
 			note_losers(turn, merge, column, others);
 			take_over(turn, merge, column);

@@ -237,7 +237,8 @@ note_taken(CozeFold *fold, const CozeFoldEntry *entry, int index, int key, int o
 /*
  * last_update_wins: the other row is absent from here on.
  *
- * What the entry had not seen lost.  If it had seen all (its author saw the value
+ * What the entry had not seen of the value, or of the row as a whole, lost.  (What
+ * other columns show may have been forgotten elsewhere.)  If it had seen all (its author saw the value
  * given up by an operation that was set aside since), the row's loss goes by the
  * entry's own name: the marks may have been forgotten elsewhere.
  */
@@ -245,7 +246,8 @@ static void
 take_place(CozeFold *fold, const CozeFoldEntry *entry, int index, int key, int other)
 {
 	const CozeState *state = fold->states[other];
-	const CozeMarks *lost = coze_marks_unseen(index_marks(fold->table, index, state), entry);
+	const CozeMarks *lost = coze_marks_union(coze_marks_unseen(index_marks(fold->table, index, state), entry),
+											 coze_marks_unseen(state->presence, entry));
 
 	for (int i = 0; lost != NULL && i < lost->n; i++)
 		note_taken(fold, entry, index, key, other, lost->v[i]);

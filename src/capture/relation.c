@@ -39,6 +39,8 @@
 #include "compat.h"
 #include "log/catalog.h"
 #include "log/log.h"
+#include "log/rules.h"
+#include "log/state.h"
 
 typedef struct CozePlanEntry
 {
@@ -360,6 +362,38 @@ make_plan(Relation rel, Oid root_oid)
 	return plan;
 }
 
+/* What this process knows to be in force for a table; partitions go by their root. */
+typedef struct PolicyInForce
+{
+	Oid			root;			/* hash key */
+	uint64		generation;		/* of the group's facts when it was read; 0: never */
+	uint64		transaction;	/* that captures under it */
+	CozeVersion version;
+	bool		folds;
+} PolicyInForce;
+
+static PolicyInForce *
+policy_of_root(Oid root)
+{
+	static HTAB *policies = NULL;
+	PolicyInForce *policy;
+	bool		found;
+
+	if (policies == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(Oid);
+		ctl.entrysize = sizeof(PolicyInForce);
+		ctl.hcxt = TopMemoryContext;
+		policies = hash_create("cozesync policies", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	policy = hash_search(policies, &root, HASH_ENTER, &found);
+	if (!found)
+		memset((char *) policy + sizeof(Oid), 0, sizeof(*policy) - sizeof(Oid));
+	return policy;
+}
+
 /* The plan is not used any more, but perhaps by somebody further up. */
 static void
 discard_plan(CozePlanEntry *entry)
@@ -408,12 +442,15 @@ renew(CozePlanEntry *entry, Relation rel, Oid trigger)
 	entry->outdated = false;
 	entry->root = find_root(RelationGetRelid(rel), trigger);
 	plan = make_plan(rel, entry->root);
+	/* Rules go by name. */
+	policy_of_root(entry->root)->generation = 0;
 	MemoryContextSwitchTo(old);
 
 	discard_plan(entry);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	entry->context = context;
 	entry->plan = plan;
+	plan->history = &entry->history;
 	entry->valid = true;
 }
 
@@ -445,14 +482,42 @@ coze_plan_get(Relation rel, Oid trigger, CozeTableHistory **history)
 
 /* --- policies -------------------------------------------------------------------- */
 
-/* Every table is under last_update_wins, the version (0, 0). */
+/*
+ * One version for all that a transaction does to a table, partitions and all: an
+ * operation is made of several changes, and what its policy needs must be in each.
+ */
+static void
+pin_policy(CozePlan *plan)
+{
+	PolicyInForce *policy = policy_of_root(plan->root);
+	uint64		generation = coze_group_generation();
+
+	if (policy->transaction != coze_buffer_transaction())
+	{
+		if (policy->generation != generation)
+		{
+			char	   *schema = get_namespace_name(get_rel_namespace(plan->root));
+			char	   *name = get_rel_name(plan->root);
+
+			if (schema == NULL || name == NULL)
+				elog(ERROR, "cache lookup failed for relation %u", plan->root);
+			policy->version = coze_rules_in_force(schema, name, &policy->folds);
+			policy->generation = generation;
+		}
+		policy->transaction = coze_buffer_transaction();
+	}
+	plan->history->policy = policy->version;
+	plan->history->folds = policy->folds;
+	plan->history->policy_transaction = policy->transaction;
+}
+
 CozeVersion
 coze_capture_policy(CozePlan *plan, bool *folds)
 {
-	CozeVersion none = {0, 0};
-
-	*folds = false;
-	return none;
+	if (plan->history->policy_transaction != coze_buffer_transaction())
+		pin_policy(plan);
+	*folds = plan->history->folds;
+	return plan->history->policy;
 }
 
 /* --- descriptors ----------------------------------------------------------------- */

@@ -60,6 +60,8 @@ typedef struct CozePlanColumn
 	uint32		type_hash;		/* as invalidations name its type */
 } CozePlanColumn;
 
+struct CozeTableHistory;
+
 /*
  * How to capture changes of one table, made at its first change and made anew when
  * its definition, or its root's, may have changed.  A plan in use stays valid until
@@ -81,6 +83,7 @@ typedef struct CozePlan
 	FmgrInfo   *key_equal;		/* equality of the key's index, by key column */
 	Oid		   *key_collations;
 	Oid			key_index;		/* of this table, not of its root */
+	struct CozeTableHistory *history;
 } CozePlan;
 
 /* What happened to a table in the transaction at hand; outlives its plan. */
@@ -89,6 +92,9 @@ typedef struct CozeTableHistory
 	uint64		transaction;	/* coze_buffer_transaction() to which this belongs */
 	bool		inserted;		/* has a key appeared, by insert or change of key? */
 	CommandId	newest_insert;	/* if so, the latest command that made one appear */
+	uint64		policy_transaction; /* to which the next two belong */
+	CozeVersion policy;			/* version under which this transaction captures */
+	bool		folds;			/* it needs old rows */
 	Oid			filenode;
 	CommandId	rewritten;		/* rows of older commands may have been rewritten */
 } CozeTableHistory;
@@ -105,7 +111,10 @@ extern void coze_plan_store_descriptor(CozePlan *plan);
 /* The descriptors that the transaction stored have committed. */
 extern void coze_plan_descriptors_committed(void);
 
-/* The policy version in force for the table, and whether it needs old rows. */
+/*
+ * The policy version under which this transaction captures the table, and whether it
+ * needs old rows: the one in force when it first wrote to it.
+ */
 extern CozeVersion coze_capture_policy(CozePlan *plan, bool *folds);
 
 #endif							/* COZE_CAPTURE_RELATION_H */

@@ -44,6 +44,7 @@ PG_FUNCTION_INFO_V1(coze_group_tell_node);
 PG_FUNCTION_INFO_V1(coze_group_describe_table_on);
 PG_FUNCTION_INFO_V1(coze_group_next_number_on);
 PG_FUNCTION_INFO_V1(coze_group_about_on);
+PG_FUNCTION_INFO_V1(coze_group_describe_resolver_on);
 PG_FUNCTION_INFO_V1(coze_group_hlc_time);
 PG_FUNCTION_INFO_V1(coze_group_time_hlc);
 PG_FUNCTION_INFO_V1(coze_group_holds);
@@ -261,6 +262,13 @@ coze_group_describe_table_on(PG_FUNCTION_ARGS)
 	char	   *answer = ask_node(fcinfo, "SELECT pg_catalog.to_jsonb(d) FROM cozesync.describe_table($1, $2) AS d");
 
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(answer)));
+}
+
+/* describe_resolver_on(node_name text, dsn text, signature text) returns text */
+Datum
+coze_group_describe_resolver_on(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(ask_node(fcinfo, "SELECT cozesync.describe_resolver($1)")));
 }
 
 /*

@@ -68,20 +68,35 @@ CREATE TABLE cozesync.synced_table (
 );
 COMMENT ON TABLE cozesync.synced_table IS 'tables under sync; known to every node';
 
--- Conflict rules, every version of them: a change is decided by the version that it
--- names.  Travels through the log.
+-- Conflict rules.  The rules of a table with one (version_hlc, version_origin) are one
+-- version of its policy, complete; the highest is in force.  Former ones stay, since a
+-- change is decided by the version that it names.  Travels through the log.
 CREATE TABLE cozesync.rule (
     rule_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     schema_name text NOT NULL,
     table_name text NOT NULL,
+    version_hlc bigint NOT NULL CHECK (version_hlc > 0),
+    version_origin bigint NOT NULL CHECK (version_origin > 0),
     column_name text,
-    conflict_type text,
+    conflict_type text CHECK (conflict_type IN ('insert_exists', 'update_update', 'update_deleted',
+        'delete_updated', 'unique_violation', 'truncate_write')),
     policy text NOT NULL,
     version_column text,
     node_order text[],
     resolver text,
-    since timestamptz NOT NULL DEFAULT clock_timestamp()
+    resolver_digest text,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK (column_name IS NULL OR conflict_type IS NULL),
+    CHECK ((version_column IS NOT NULL) = (policy = 'highest_version')),
+    CHECK ((node_order IS NOT NULL) = (policy = 'node_order')),
+    CHECK ((resolver IS NOT NULL) = (policy = 'resolver') AND (resolver IS NULL) = (resolver_digest IS NULL)),
+    CHECK (CASE WHEN column_name IS NOT NULL
+           THEN policy IN ('last_update_wins', 'delta', 'max', 'min', 'json_merge', 'set_merge', 'hold')
+           WHEN conflict_type = 'unique_violation' THEN policy IN ('first_update_wins', 'last_update_wins')
+           ELSE policy IN ('last_update_wins', 'first_update_wins', 'highest_version', 'node_order',
+                           'merge', 'resolver', 'hold') END)
 );
+CREATE INDEX rule_table ON cozesync.rule (schema_name, table_name);
 COMMENT ON TABLE cozesync.rule IS 'conflict rules in force and former ones; known to every node';
 
 -- Conflicts that somebody settled: by the row that was written then, or by leaving it as
@@ -98,6 +113,7 @@ CREATE TABLE cozesync.settlement (
     settled_by text NOT NULL,
     settled_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX settlement_loser ON cozesync.settlement (loser_hlc, loser_origin);
 COMMENT ON TABLE cozesync.settlement IS 'conflicts that were settled by hand; known to every node';
 
 -- Sequences behind columns of synced tables from which each node draws numbers of its

@@ -14,6 +14,7 @@ CREATE TABLE cozesync.conflict (
     outcome text NOT NULL CHECK (outcome IN ('kept local', 'took remote', 'merged', 'held',
         'resolved')),
     reason text,
+    columns text[],
     loser_origin bigint NOT NULL,
     loser_hlc bigint NOT NULL,
     decided_origin bigint NOT NULL,

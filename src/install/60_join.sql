@@ -176,7 +176,7 @@ BEGIN
     FOR granted IN
         SELECT p.oid FROM pg_proc AS p
         WHERE p.pronamespace = 'cozesync'::regnamespace
-          AND p.proname IN ('hello', 'receive', 'send', 'about', 'describe_table', 'next_number', 'let_go',
+          AND p.proname IN ('hello', 'receive', 'send', 'about', 'describe_table', 'next_number', 'let_go', 'describe_resolver',
                             'check_may_admit', 'admit_node', 'check_admitted', 'last_version', 'take_snapshot',
                             'held_in_snapshot', 'changed_keys')
     LOOP

@@ -100,9 +100,7 @@ BEGIN
     END IF;
     EXECUTE format('SELECT to_jsonb(t) FROM %s AS t WHERE %s FOR UPDATE', relation,
                    cozesync.key_condition(relation, record_of.key)) INTO here USING record_of.key;
-    was := CASE WHEN record_of.outcome IN ('merged', 'resolved') THEN record_of.result_row
-                WHEN record_of.outcome = 'took remote' THEN record_of.remote_row
-                ELSE record_of.local_row END;
+    was := record_of.result_row;
     -- As values of the table's columns, so that no session's settings show.
     EXECUTE format('SELECT CASE WHEN $1 IS NULL THEN NULL ELSE to_jsonb(jsonb_populate_record(NULL::%s, $1)) END', relation)
         INTO was USING was;
@@ -113,6 +111,10 @@ BEGIN
     END IF;
     chosen := CASE choice WHEN 'local' THEN record_of.local_row WHEN 'remote' THEN record_of.remote_row
                           ELSE coalesce(here, '{}') || record_of.key || new_row END;
+    -- Where rows were merged only the columns that the conflict is about are chosen.
+    IF choice <> 'row' AND record_of.columns IS NOT NULL THEN
+        chosen := here || (SELECT jsonb_object_agg(c, chosen -> c) FROM unnest(record_of.columns) AS c);
+    END IF;
     IF chosen IS NOT NULL AND NOT chosen @> record_of.key THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'the row must have the key of the conflict', HINT = format('That is %s.', record_of.key);

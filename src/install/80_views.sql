@@ -30,10 +30,9 @@ COMMENT ON COLUMN cozesync.nodes.has_dsn IS 'can other nodes connect to it?';
 
 CREATE VIEW cozesync.tables AS
 SELECT cozesync.find_relation(s.schema_name, s.table_name) AS relation, s.schema_name, s.table_name,
-       coalesce((SELECT r.policy FROM cozesync.rule AS r
+       coalesce((SELECT r.policy FROM cozesync.rules_in_force AS r
                  WHERE r.schema_name = s.schema_name AND r.table_name = s.table_name
-                   AND r.column_name IS NULL AND r.conflict_type IS NULL
-                 ORDER BY r.since DESC LIMIT 1), 'last_update_wins') AS policy,
+                   AND r.column_name IS NULL AND r.conflict_type IS NULL), 'last_update_wins') AS policy,
        (SELECT count(*) FROM cozesync.conflict AS c
         WHERE c.schema_name = s.schema_name AND c.table_name = s.table_name) AS conflicts,
        (SELECT count(*) FROM cozesync.conflict AS c
@@ -61,13 +60,14 @@ SELECT c.id, c.detected_at, cozesync.find_relation(c.schema_name, c.table_name) 
        cozesync.hlc_time(c.local_hlc) AS local_hlc,
        (SELECT m.node_name FROM cozesync.member AS m WHERE m.origin = c.remote_origin) AS remote_origin,
        cozesync.hlc_time(c.remote_hlc) AS remote_hlc,
-       c.resolved_at, c.resolved_by
+       c.resolved_at, c.resolved_by, c.columns
 FROM cozesync.conflict AS c;
 COMMENT ON VIEW cozesync.conflicts IS 'conflict log of this node: concurrent writes to one key or unique value, and what became of them';
 COMMENT ON COLUMN cozesync.conflicts.id IS 'number on this node, for resolve_conflict()';
 COMMENT ON COLUMN cozesync.conflicts.relation IS 'the table; NULL if it does not exist any more';
 COMMENT ON COLUMN cozesync.conflicts.local_row IS 'the row as it was here; NULL: deleted';
 COMMENT ON COLUMN cozesync.conflicts.remote_row IS 'the row as it came; NULL: deleted';
+COMMENT ON COLUMN cozesync.conflicts.columns IS 'columns of a merge that the conflict is about; NULL: the whole row';
 COMMENT ON COLUMN cozesync.conflicts.base_row IS 'what both had seen, where the policy needs it';
 
 CREATE VIEW cozesync.join_progress AS
@@ -88,11 +88,9 @@ COMMENT ON COLUMN cozesync.join_progress.of_bytes IS 'size of the table at the d
 COMMENT ON COLUMN cozesync.join_progress.phase IS 'what the whole node is at: admitting, copying, catching up';
 
 CREATE VIEW cozesync.policies AS
-SELECT DISTINCT ON (r.schema_name, r.table_name, r.column_name, r.conflict_type)
-       cozesync.find_relation(r.schema_name, r.table_name) AS relation, r.schema_name, r.table_name, r.column_name, r.conflict_type, r.policy,
+SELECT cozesync.find_relation(r.schema_name, r.table_name) AS relation, r.schema_name, r.table_name, r.column_name, r.conflict_type, r.policy,
        r.version_column, r.node_order, r.resolver, r.since
-FROM cozesync.rule AS r
-ORDER BY r.schema_name, r.table_name, r.column_name, r.conflict_type, r.since DESC;
+FROM cozesync.rules_in_force AS r;
 COMMENT ON VIEW cozesync.policies IS 'conflict rules in force; every other conflict is decided by last_update_wins';
 
 -- Views show no DSN.  Who monitors sees all but what rows contain.

@@ -137,6 +137,24 @@ test_merge(void)
 	f = fold(base, NULL);
 	tap_ok(is(f, 0, ROW(0, 15, 5, 5, 3, 1, 4, X)) && last_note.outcome == COZE_OUTCOME_HELD,
 		   "hold sets the column aside, not the operation");
+
+	begin(COZE_ROW_MERGE, 1);
+	entry(1, 10, 0, 0, 0);
+	op(0, base, ROW(9, 15, 5, 5, 3, 0, 0, X));
+	entry(2, 11, 0, 0, 0);
+	op(0, base, ROW(0, 15, 5, 5, 3, 7, 0, X));
+	f = fold(base, NULL);
+	tap_ok(is(f, 0, ROW(9, 15, 5, 5, 3, 7, 0, X)) && h.notes.n == 0,
+		   "a column that one side changed alone is that side's, also under hold");
+
+	begin(COZE_ROW_MERGE, 1);
+	entry(1, 10, 0, 0, 0);
+	op(0, base, ROW(9, 15, 5, 5, 3, 7, 0, X));
+	entry(2, 11, 0, 0, 0);
+	op(0, base, ROW(9, 16, 5, 5, 3, 7, 0, X));
+	f = fold(base, NULL);
+	tap_ok(is(f, 0, ROW(9, 16, 5, 5, 3, 7, 0, X)) && h.notes.n == 0,
+		   "who writes the same is in nobody's way");
 }
 
 static void

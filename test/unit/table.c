@@ -156,12 +156,12 @@ rank(void *arg, const CozeFoldPolicy *policy, const CozeFoldRow *a, const CozeFo
 static CozeResolution
 resolve(void *arg, const CozeFoldPolicy *policy, CozeConflictType type,
 		const CozeFoldRow *earlier, const CozeFoldRow *later, const CozeFoldRow *base,
-		CozeFoldRow *result)
+		CozeFoldRow *result, const char **reason)
 {
 	int			x = (earlier ? row_get(earlier, COLUMN_N) : 3) + (later ? row_get(later, COLUMN_N) : 5);
 	const CozeFoldRow *from = later ? later : earlier;
 
-	(void) arg, (void) policy, (void) type;
+	(void) arg, (void) policy, (void) type, (void) reason;
 	x = (x % 5 + 5) % 5;
 	if (x == 0)
 		return COZE_RESOLUTION_HOLD;
