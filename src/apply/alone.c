@@ -298,7 +298,7 @@ add_op(Alone *a, const CozeOp *op)
 static void
 load_ops(Alone *a)
 {
-	const Checkpoint *point = COZE_RULE("checkpoints") ? point_below(a->hot, a->mine->version) : NULL;
+	const Checkpoint *point = point_below(a->hot, a->mine->version);
 	CozeVersion from = {0, 0};
 	CozeVersion *versions;
 	int			n;

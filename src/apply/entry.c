@@ -696,6 +696,8 @@ coze_entry_report(CozeVersion version)
 			CozeTarget *target = coze_target_open(together->table);
 			CozeOwnerState owner;
 
+			if (!COZE_RULE("late-own"))
+				break;
 			a.stale |= target == NULL;
 			if (a.stale)
 				break;

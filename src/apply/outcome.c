@@ -335,6 +335,6 @@ coze_outcome_check_row(const CozeOutcomes *o, const Datum *key, const List *ops,
 		if (coze_version_equal(((const CozeOp *) lfirst(lc))->version, o->version))
 			own = lfirst(lc);
 	}
-	if (COZE_RULE("hidden-change") && !is_own_image(table, ops, here))
+	if (COZE_RULE("hidden-changes") && !is_own_image(table, ops, here))
 		note_unexplained(o, key, here, row, own);
 }

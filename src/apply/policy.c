@@ -221,14 +221,14 @@ coze_policy_get(CozeTable *table, CozeVersion version)
 {
 	CozePolicy *policy;
 
-	if (version.hlc == 0)
-		return &coze_default_policy;
 	if (!COZE_RULE("policy-named"))
 	{
 		bool		folds;
 
 		version = coze_rules_in_force(table->schema, table->name, &folds);
 	}
+	if (version.hlc == 0)
+		return &coze_default_policy;
 	policy = find_policy(table, version);
 	if (policy == NULL)
 		policy = load_policy(table, version);

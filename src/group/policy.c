@@ -198,8 +198,8 @@ fold_two(CozeTable *table, Trying *trying, const CozeFoldPolicy *policy, Functio
 Datum
 coze_policy_try_fold(PG_FUNCTION_ARGS)
 {
-	CozeTable  *table = table_of(PG_GETARG_OID(0));
-	CozeVersion version = {1, coze_own_origin()};
+	CozeTable  *table;
+	CozeVersion version = {1, 1};	/* any that is not the default's */
 	Trying		trying = {.outcome = "replaced"};
 	CozePolicy *policy;
 	CozeOwnerState owner;
@@ -208,6 +208,8 @@ coze_policy_try_fold(PG_FUNCTION_ARGS)
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 
+	coze_check_member();
+	table = table_of(PG_GETARG_OID(0));
 	coze_owner_enter(table, &owner);
 	policy = coze_policy_make(table, version, rules_of(PG_GETARG_ARRAYTYPE_P(1)));
 	coze_policy_prepare(table, policy);

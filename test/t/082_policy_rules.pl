@@ -1,0 +1,202 @@
+# Interleavings that break policies, each with its rule in force and with the rule taken out,
+# when it must break.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use ApplyTest;
+use CozeTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $server = apply_server('rules', qw(a b));
+my $tables = 0;
+everywhere('beats', 'CREATE TABLE beats (id uuid PRIMARY KEY DEFAULT gen_random_uuid())');
+
+# code gets a fresh table and says what is wrong.
+sub scenario
+{
+    my ($name, $rule, $columns, $code) = @_;
+    for my $off (0 .. ($rule ? 1 : 0))
+    {
+        my $table = 't' . ++$tables;
+        everywhere($table, "CREATE TABLE $table ($columns)");
+        rule_off($rule) if $off;
+        my $said = $code->($table, $off);
+        rule_on($rule) if $off;
+        $off ? isnt($said, '', "$name: breaks without the rule $rule") : is($said, '', "$name: holds");
+    }
+    return;
+}
+
+sub expect
+{
+    my ($table, $rows) = @_;
+    my $said = same($table);
+    return $said eq $rows ? '' : "rows $said, not $rows";
+}
+
+sub policy
+{
+    my ($table, $policy) = @_;
+    sql('a', "SELECT cozesync.set_conflict_policy('$table', $policy)");
+    return carry_all();
+}
+
+# Of a transaction that the group's policy overtook: it names the one that it was made under.
+scenario('policy change in flight', 'policy-named', 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'o')");
+    carry_all();
+    sql('a', "UPDATE $t SET v = 'earlier' WHERE k = 1");
+    sql('b', "UPDATE $t SET v = 'later' WHERE k = 1");
+    carry('a', 'b');
+    sql('a', "SELECT cozesync.set_conflict_policy('$t', 'first_update_wins')");
+    carry_all();
+    return expect($t, '(1,later)');
+});
+
+# A deletion leaves nothing to hold on to; who inserts before it has committed has not seen it.
+scenario('lost before it was visible', 'late-own', 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    policy($t, q{'node_order', node_order => ARRAY['b', 'a']});
+    sql('a', "INSERT INTO $t VALUES (1, 'o')");
+    carry_all();
+    sql('b', "DELETE FROM $t WHERE k = 1");
+    sql('a', "DELETE FROM $t WHERE k = 1");
+    stop_at('apply-before-commit');
+    my $upto = carry_no_wait('b', 'a');
+    stopped_at('apply-before-commit');
+    sql('a', "INSERT INTO $t VALUES (1, 'again')");
+    go_at('apply-before-commit');
+    wait_applied('a', 'b', $upto);
+    sql($_, q{ALTER SYSTEM SET cozesync.beat_interval = '50ms'}) for 'a';
+    sql('a', 'SELECT pg_reload_conf()');
+    # one more entry has the applier look around
+    sql('a', "INSERT INTO $t VALUES (2, 'x')");
+    carry_all();
+    my $ok = 0;
+    for (1 .. 100)
+    {
+        $ok = rows('a', $t) eq rows('b', $t) and last;
+        select undef, undef, undef, 0.05;
+    }
+    sql($_, q{ALTER SYSTEM RESET cozesync.beat_interval}) for 'a';
+    sql('a', 'SELECT pg_reload_conf()');
+    carry_all();
+    return expect($t, '(2,x)');
+});
+
+# The function was replaced on one node.
+scenario('a resolver that is another', 'resolver-digest', 'k int PRIMARY KEY, v text', sub {
+    my ($t, $off) = @_;
+    my $function = sub { my ($say) = @_; return "CREATE OR REPLACE FUNCTION join_$t(e $t, l $t, b $t, c text) RETURNS $t IMMUTABLE
+        LANGUAGE sql AS \$\$ SELECT (l.k, e.v || '$say' || l.v)::public.$t \$\$"; };
+    sql($_, $function->('+')) for qw(a b);
+    policy($t, "'resolver', resolver => 'public.join_$t($t, $t, $t, text)'");
+    sql('a', "INSERT INTO $t VALUES (1, 'o')");
+    carry_all();
+    sql('b', $function->('-'));
+    sql('a', "UPDATE $t SET v = 'x' WHERE k = 1");
+    sql('b', "UPDATE $t SET v = 'y' WHERE k = 1");
+    carry('b', 'a');
+    my $upto = carry_no_wait('a', 'b');
+    if (!$off)
+    {
+        my $file = $server->logfile;
+        for (1 .. 400)
+        {
+            last if slurp_file($file) =~ /resolver public.join_$t.* is not what it was/;
+            select undef, undef, undef, 0.05;
+        }
+        return 'no word of it' if slurp_file($file) !~ /resolver public.join_$t.* is not what it was/;
+        return 'not stopped' if rows('b', $t) ne '(1,y)';
+        sql('b', $function->('+'));
+    }
+    wait_applied('b', 'a', $upto);
+    return expect($t, '(1,x+y)');
+});
+
+scenario('write on a held row', undef, 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    policy($t, q{'hold'});
+    sql('a', "INSERT INTO $t VALUES (1, 'o')");
+    carry_all();
+    sql('a', "UPDATE $t SET v = 'kept' WHERE k = 1");
+    sql('b', "UPDATE $t SET v = 'aside' WHERE k = 1");
+    # the hold comes late: somebody writes on what is set aside, then one who saw the winner
+    sql('b', "UPDATE $t SET v = v || '+1' WHERE k = 1");
+    carry_all();
+    my $rows = expect($t, '(1,kept)');
+    return $rows if $rows;
+    my $held = join ' ', map { sql($_, "SELECT string_agg(concat_ws('>', local_row ->> 'v', remote_row ->> 'v'), ',' ORDER BY loser_hlc)
+        FROM cozesync.conflict WHERE table_name = '$t' AND outcome = 'held'") } qw(a b);
+    return "held $held" if $held ne 'kept>aside,kept>aside+1 aside>kept,aside+1>kept';
+    sql('b', "UPDATE $t SET v = v || '+2' WHERE k = 1");
+    carry_all();
+    return expect($t, '(1,kept+2)');
+});
+
+scenario('merged, and invalid', undef, 'k int PRIMARY KEY, x int, y int, n smallint, CHECK (x < y)', sub {
+    my ($t) = @_;
+    policy($t, q{'merge'});
+    sql('a', "SELECT cozesync.set_column_policy('$t', 'n', 'delta')");
+    sql('a', "INSERT INTO $t VALUES (1, 1, 9, 30000), (2, 1, 9, 30000)");
+    carry_all();
+    sql('a', "UPDATE $t SET x = 7 WHERE k = 1");
+    sql('b', "UPDATE $t SET y = 5 WHERE k = 1");
+    sql('a', "UPDATE $t SET n = n + 2000 WHERE k = 2");
+    sql('b', "UPDATE $t SET n = n + 1500 WHERE k = 2");
+    carry_all();
+    return expect($t, '(1,1,5,30000) (2,1,9,31500)');
+});
+
+# Settled on one node before the other has heard of the conflict.
+scenario('settled with the conflict', undef, 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    policy($t, q{'hold'});
+    sql('a', "INSERT INTO $t VALUES (1, 'o')");
+    carry_all();
+    sql('a', "UPDATE $t SET v = 'x' WHERE k = 1");
+    sql('b', "UPDATE $t SET v = 'y' WHERE k = 1");
+    carry('b', 'a');
+    sql('a', "SELECT cozesync.resolve_conflict(id, 'remote') FROM cozesync.conflicts WHERE table_name = '$t'");
+    carry_all();
+    my $state = join ' ', map { sql($_, "SELECT string_agg(outcome, ',') FROM cozesync.conflicts WHERE table_name = '$t'") } qw(a b);
+    return $state eq 'resolved resolved' ? expect($t, '(1,y)') : $state;
+});
+
+# The cut passes one of three; see counterexamples.
+scenario('a cut through a conflict', 'records', 'k int PRIMARY KEY, n int', sub {
+    my ($t) = @_;
+    policy($t, q{'merge'});
+    sql('a', "SELECT cozesync.set_column_policy('$t', 'n', 'delta')");
+    sql('a', "INSERT INTO $t VALUES (1, 0)");
+    carry_all();
+    carry_all();
+    my $add = "UPDATE $t SET n = n + 1 WHERE k = 1";
+    my $other = 0;
+    my $beat = sub { sql($_[0], 'INSERT INTO beats VALUES (default)') };
+    sql('b', $add);
+    my $r = held('b', 'b');
+    $beat->('a');
+    carry('a', 'b');
+    $beat->('b');
+    sql('a', $add);
+    sql('a', $add);
+    carry('b', 'a');
+    $beat->('a');
+    sql('a', q{ALTER SYSTEM SET cozesync.beat_interval = '50ms'});
+    sql('a', 'SELECT pg_reload_conf()');
+    poll_until($server, "SELECT cut >= $r FROM cozesync.local_node", 't', 'a') or return 'the cut stands still';
+    sql('a', q{ALTER SYSTEM RESET cozesync.beat_interval});
+    sql('a', 'SELECT pg_reload_conf()');
+    sql('b', $add);
+    carry('b', 'a');
+    carry_all();
+    return expect($t, '(1,4)');
+});
+
+done_testing();

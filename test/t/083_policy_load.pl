@@ -1,0 +1,116 @@
+# Policies under load on three nodes: nothing that was acknowledged is missing from counters,
+# sets and objects, and a row that everybody writes to keeps up.
+#
+# SEED and ROUNDS in the environment.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use CozeTest;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $seed = $ENV{SEED} || (time ^ $$);
+my $rounds = $ENV{ROUNDS} || 3;
+note "SEED=$seed ROUNDS=$rounds";
+srand($seed);
+
+my @nodes = new_group(
+    nodes => [qw(a b c)],
+    schema => q{
+        CREATE TABLE counters (id int PRIMARY KEY, n bigint NOT NULL, tags text[], doc jsonb);
+        INSERT INTO counters SELECT i, 0, '{}', '{}' FROM generate_series(1, 5) i;
+        CREATE TABLE held (id int PRIMARY KEY, v text);
+        INSERT INTO held SELECT i, 'o' FROM generate_series(1, 20) i},
+    setup => q{
+        SELECT cozesync.set_conflict_policy('counters', 'merge');
+        SELECT cozesync.set_column_policy('counters', 'n', 'delta');
+        SELECT cozesync.set_column_policy('counters', 'tags', 'set_merge');
+        SELECT cozesync.set_column_policy('counters', 'doc', 'json_merge');
+        SELECT cozesync.set_conflict_policy('held', 'hold')});
+my ($a, $b, $c) = @nodes;
+ok(wait_quiet(@nodes), 'a group of three');
+
+my ($number, $sum) = (0, 0);
+my (%tags, %keys);
+
+# One transaction: a step of a counter, an element, a member of an object.
+sub step
+{
+    my ($node) = @_;
+    my $id = 1 + int rand 5;
+    my $by = int(rand 20) - 5;
+    my $name = $node->name . ++$number;
+    $sum += $by;
+    my $dice = rand;
+    return "UPDATE counters SET n = n + $by WHERE id = $id;\n" if $dice < 0.5;
+    if ($dice < 0.75)
+    {
+        $tags{$name} = 1;
+        return "UPDATE counters SET n = n + $by, tags = tags || '$name'::text WHERE id = $id;\n";
+    }
+    $keys{$name} = 1;
+    return "UPDATE counters SET n = n + $by, doc = jsonb_set(doc, '{$name}', '$by') WHERE id = $id;\n";
+}
+
+for my $round (1 .. $rounds)
+{
+    my @apart = grep { rand() < 0.5 } @nodes;
+    $_->safe_psql('postgres', 'SELECT cozesync.pause()') for @apart;
+    my @running = map { my $n = $_; background($n, join '', map { step($n) } 1 .. 60) } @nodes, @nodes;
+    is(join('', map { ($_->finish)[2] } @running), '', "round $round: all statements are acknowledged");
+    $_->safe_psql('postgres', 'SELECT cozesync.resume()') for @apart;
+    ok(wait_quiet(@nodes), "round $round: in sync");
+    same_rows(\@nodes, ['counters'], "round $round: the same rows");
+    is($a->safe_psql('postgres', 'SELECT sum(n) FROM counters'), $sum, "round $round: counters are the sum of all increments");
+    is($a->safe_psql('postgres', 'SELECT string_agg(t, \',\' ORDER BY t COLLATE "C") FROM counters, unnest(tags) t'), join(',', sort keys %tags),
+        "round $round: every element is there");
+    is($a->safe_psql('postgres', 'SELECT string_agg(k, \',\' ORDER BY k COLLATE "C") FROM counters, jsonb_object_keys(doc) k'), join(',', sort keys %keys),
+        "round $round: every member is there");
+}
+
+# Elements that are removed stay away.
+$a->safe_psql('postgres', q{UPDATE counters SET tags = '{}', doc = '{}'});
+wait_quiet(@nodes);
+is($c->safe_psql('postgres', q{SELECT count(*) FROM counters WHERE tags <> '{}' OR doc <> '{}'}), 0, 'what is removed is gone');
+
+# Held on every node, told, and settled everywhere by one.
+$_->safe_psql('postgres', 'SELECT cozesync.pause()') for @nodes;
+$a->safe_psql('postgres', q{UPDATE held SET v = 'x' WHERE id = 1});
+$b->safe_psql('postgres', q{UPDATE held SET v = 'y' WHERE id = 1});
+$_->safe_psql('postgres', 'SELECT cozesync.resume()') for @nodes;
+ok(wait_quiet(@nodes), 'a conflict is held');
+is(join(' ', map { $_->safe_psql('postgres', q{SELECT (SELECT v FROM held WHERE id = 1) || count(*) FROM cozesync.conflicts WHERE outcome = 'held'}) } @nodes),
+    'x1 x1 x1', 'on every node, with the earlier row');
+$b->safe_psql('postgres', q{UPDATE held SET v = 'z' WHERE id = 2});
+ok(wait_quiet(@nodes) && $a->safe_psql('postgres', q{SELECT v FROM held WHERE id = 2}) eq 'z', 'nothing else waits');
+is($c->safe_psql('postgres', q{SELECT concat_ws(' ', base_row ->> 'v', local_row ->> 'v', remote_row ->> 'v') FROM cozesync.conflicts WHERE outcome = 'held'}),
+    'o x y', 'both rows and what both had seen are shown');
+$c->safe_psql('postgres', q{SELECT cozesync.resolve_conflict(id, 'remote') FROM cozesync.conflicts WHERE outcome = 'held'});
+ok(wait_quiet(@nodes), 'settled on a node that wrote neither');
+is(join(' ', map { $_->safe_psql('postgres', q{SELECT (SELECT v FROM held WHERE id = 1) || outcome FROM cozesync.conflicts WHERE relation = 'held'::regclass}) } @nodes),
+    'yresolved yresolved yresolved', 'holds everywhere');
+$a->safe_psql('postgres', q{SELECT cozesync.resolve_conflict(id, 'row', '{"v": "w"}') FROM cozesync.conflicts WHERE relation = 'held'::regclass});
+ok(wait_quiet(@nodes), 'and can be decided anew');
+is($b->safe_psql('postgres', q{SELECT v FROM held WHERE id = 1}), 'w', 'with another row');
+$b->safe_psql('postgres', q{UPDATE held SET v = 'later' WHERE id = 1});
+like(sql_error($b, q{SELECT cozesync.resolve_conflict(id, 'local') FROM cozesync.conflicts WHERE relation = 'held'::regclass}),
+    qr/the row has changed since the conflict/, 'a row that has changed since is not overwritten unseen');
+
+# A row that both write to as fast as they can.
+my $writes = 1500;
+my $hot = join '', map { "UPDATE counters SET n = n + 1 WHERE id = 1;\n" } 1 .. $writes;
+my $before = $a->safe_psql('postgres', 'SELECT n FROM counters WHERE id = 1');
+my $begin = time;
+my @writers = map { background($_, $hot) } $a, $b;
+$_->finish for @writers;
+my $written = time - $begin;
+ok(wait_quiet(@nodes), 'a row that two nodes write to all the time');
+my $synced = time - $begin;
+is(join(' ', map { $_->safe_psql('postgres', 'SELECT n FROM counters WHERE id = 1') } @nodes),
+    join(' ', ($before + 2 * $writes) x 3), 'loses no increment');
+note sprintf '%d writes on each of two nodes in %.1f s, in sync after %.1f s', $writes, $written, $synced;
+cmp_ok($synced, '<', 5 * $written + 10, 'and keeps up');
+
+done_testing();
