@@ -4,7 +4,7 @@
  *		From captured changes to an entry of the log, at commit.
  *
  * Order: write what may take long, publish a lower bound of the hlc to come, draw
- * it, write the head.  state.c withdraws the bound when the transaction has become
+ * it, write the head.  ending.c withdraws the bound when the transaction has become
  * visible, or has failed.  Nothing may be captured afterwards.
  *
  *-------------------------------------------------------------------------

@@ -85,7 +85,7 @@ extern const uint8 *coze_group_id(void);	/* 16 bytes */
 /*
  * At pre-commit, in this order: publish a lower bound of the hlc to come, do what
  * may take long, draw, append the entry.  The commit or abort callback in
- * state.c withdraws the bound, after the transaction has become visible.
+ * ending.c withdraws the bound, after the transaction has become visible.
  */
 extern void coze_clock_publish(void);
 
@@ -133,7 +133,7 @@ extern CozeHlc coze_own_committed_max(void);
 /*
  * Before the applier commits: with this transaction, which has an xid, entries of
  * these origins up to these hlcs become visible.  Withdrawn or made part of the
- * vector by state.c's transaction callback.
+ * vector by ending.c's transaction callback.
  */
 extern void coze_held_pending(const CozeVector *progress);
 
