@@ -421,18 +421,18 @@ still_awaited(void)
 	return names.len > 0 ? names.data : NULL;
 }
 
-/* The node may be written to; its own row is its first entry. */
+/*
+ * The node may be written to; its own row is its first entry.  All at once: who has been
+ * ready without having said so would never say it.
+ */
 static void
 become_ready(void)
 {
-	coze_step_begin();
+	coze_step_begin_captured();
 	coze_step_run("UPDATE cozesync.local_node SET state = 'ready' WHERE state = 'joining'", 0, NULL);
 	coze_step_run("DELETE FROM cozesync.join_run", 0, NULL);
 	coze_step_run("DELETE FROM cozesync.join_table", 0, NULL);
 	coze_group_node_changed_at_commit();
-	coze_step_end();
-
-	coze_step_begin_captured();
 	coze_step_run("UPDATE cozesync.member AS m SET ready_at = clock_timestamp(), slot = cozesync.own_slot()"
 		" FROM cozesync.local_node AS n WHERE m.origin = n.origin", 0, NULL);
 	coze_step_end();
