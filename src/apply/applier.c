@@ -479,6 +479,18 @@ report_failure(const char *message)
 			(errmsg("could not apply changes: %s", message)));
 }
 
+/* Unique indexes of the whole table never stop a stream; who knows of one of a partition? */
+static void
+explain_violation(ErrorData *error, const CozeDescriptor *relation)
+{
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->hint != NULL ||
+		relation == NULL || error->table_name == NULL ||
+		strcmp(error->table_name, relation->table) == 0)
+		return;
+	error->hint = MemoryContextStrdup(round_context,
+									  "A unique index on one partition only cannot be heeded when conflicts are decided: drop it, or create it on the partitioned table on every node.");
+}
+
 /* What becomes of a round that failed: one by one, or the origin is set aside. */
 static void
 after_failure(RoundResult result)
@@ -512,6 +524,7 @@ after_failure(RoundResult result)
 		/* One that was missing a row and now meets it is simply tried again. */
 		if (round.error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && ++round.stale < 3)
 			return;
+		explain_violation(round.error, at.relation);
 		stop_origin(round.current, round.error, key, at.relid, at.held_back_by, at.group);
 	}
 	else

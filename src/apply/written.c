@@ -4,8 +4,9 @@
  *		What the transaction at hand has written to.
  *
  * A set of places (table, key or unique value or TRUNCATE, hash), with which every
- * own entry is compared that comes to light before the commit.  It is asked rarely and
- * added to with every row; what is too much for memory goes to runs (run.c).
+ * own entry is compared that comes to light before the commit.  It is added to with
+ * every row and asked rarely: so there is only a list of it until somebody asks.  What
+ * is too much for memory goes to runs (run.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -26,56 +27,88 @@ typedef struct Written
 } Written;
 
 static MemoryContext written_context = NULL;
-static Written *written = NULL; /* open hash table */
+static Written *written = NULL; /* in the order in which they came */
 static uint32 nwritten = 0;
 static uint32 written_cap = 0;
+static Written *set = NULL;		/* open hash table, of the first nset of them */
+static uint32 nset = 0;
+static uint32 set_cap = 0;
 static List *relids = NIL;		/* of what was ever added */
 static List *spilled = NIL;		/* CozeRun */
 
 /* So much of it stays from transaction to transaction. */
 #define KEPT_CAP 65536
 
+/* --- the set --- */
+
 static bool
 find(Oid relid, uint8 slot, uint32 hash, uint32 *place)
 {
-	*place = coze_place_hash(relid, slot, hash) & (written_cap - 1);
-	while (written[*place].relid != InvalidOid)
+	*place = coze_place_hash(relid, slot, hash) & (set_cap - 1);
+	while (set[*place].relid != InvalidOid)
 	{
-		Written    *w = &written[*place];
+		Written    *w = &set[*place];
 
 		if (w->hash == hash && w->relid == relid && w->slot == slot)
 			return true;
-		*place = (*place + 1) & (written_cap - 1);
+		*place = (*place + 1) & (set_cap - 1);
 	}
 	return false;
 }
 
+/* Make the set hold all of the list. */
 static void
-grow(void)
+bring_set_up_to_date(void)
 {
-	Written    *old = written;
-	uint32		old_cap = written_cap;
-
-	written = MemoryContextAllocExtended(written_context, Max(1024, 2 * old_cap) * sizeof(Written),
-										 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	written_cap = Max(1024, 2 * old_cap);
-	for (uint32 i = 0; i < old_cap; i++)
+	if (set_cap == 0 || set_cap < 2 * nwritten)
 	{
+		uint32		cap = Max(1024, set_cap);
+
+		while (cap < 2 * nwritten)
+			cap *= 2;
+		if (set != NULL)
+			pfree(set);
+		set = NULL;
+		set_cap = 0;
+		set = MemoryContextAllocExtended(written_context, cap * sizeof(Written),
+										 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+		set_cap = cap;
+		nset = 0;
+	}
+	for (; nset < nwritten; nset++)
+	{
+		const Written *w = &written[nset];
 		uint32		place;
 
-		if (old[i].relid == InvalidOid)
-			continue;
-		find(old[i].relid, old[i].slot, old[i].hash, &place);
-		written[place] = old[i];
+		if (!find(w->relid, w->slot, w->hash, &place))
+			set[place] = *w;
 	}
-	if (old != NULL)
-		pfree(old);
 }
 
+static void
+empty_set(void)
+{
+	if (set != NULL && nset > 0)
+	{
+		if (set_cap > KEPT_CAP)
+		{
+			pfree(set);
+			set = NULL;
+			set_cap = 0;
+		}
+		else
+			memset(set, 0, set_cap * sizeof(Written));
+	}
+	nset = 0;
+}
+
+/* --- adding --- */
+
+/* With its set the list takes some five times its size. */
 static bool
 is_too_much(void)
 {
-	return (Size) written_cap * sizeof(Written) * 2 > (Size) cozesync_index_memory * 1024 / 8;
+	return (Size) nwritten * sizeof(Written) * 5 > (Size) cozesync_index_memory * 1024 / 4;
 }
 
 static void
@@ -83,24 +116,21 @@ spill(void)
 {
 	CozeRunOp  *ops = MemoryContextAllocExtended(written_context, nwritten * sizeof(CozeRunOp),
 												 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	Size		n = 0;
 	MemoryContext old;
 	CozeRun    *run;
 
-	for (uint32 i = 0; i < written_cap; i++)
+	for (uint32 i = 0; i < nwritten; i++)
 	{
-		if (written[i].relid == InvalidOid)
-			continue;
-		ops[n].relid = written[i].relid;
-		ops[n].hash = written[i].hash;
-		ops[n++].slot = written[i].slot;
+		ops[i].relid = written[i].relid;
+		ops[i].hash = written[i].hash;
+		ops[i].slot = written[i].slot;
 	}
-	run = coze_run_write(ops, n, 10);
+	run = coze_run_write(ops, nwritten, 10);
 	pfree(ops);
 	old = MemoryContextSwitchTo(written_context);
 	spilled = lappend(spilled, run);
 	MemoryContextSwitchTo(old);
-	memset(written, 0, written_cap * sizeof(Written));
+	empty_set();
 	nwritten = 0;
 }
 
@@ -116,29 +146,39 @@ remember_relid(Oid relid)
 	MemoryContextSwitchTo(old);
 }
 
-void
-coze_written_add(Oid relid, uint8 slot, uint32 hash)
+static void
+make_room(void)
 {
-	uint32		place;
-
 	if (written_context == NULL)
 		written_context = AllocSetContextCreate(TopMemoryContext, "cozesync written",
 												ALLOCSET_DEFAULT_SIZES);
-	if (nwritten * 2 >= written_cap)
+	if (nwritten > 0 && is_too_much())
+		spill();
+	else
 	{
-		if (written_cap > 0 && is_too_much())
-			spill();
-		else
-			grow();
+		uint32		cap = Max(1024, 2 * written_cap);
+
+		written = written == NULL ? MemoryContextAllocHuge(written_context, cap * sizeof(Written)) :
+			repalloc_huge(written, cap * sizeof(Written));
+		written_cap = cap;
 	}
-	if (find(relid, slot, hash, &place))
-		return;
-	written[place].relid = relid;
-	written[place].hash = hash;
-	written[place].slot = slot;
-	nwritten++;
+}
+
+void
+coze_written_add(Oid relid, uint8 slot, uint32 hash)
+{
+	Written    *w;
+
+	if (nwritten == written_cap)
+		make_room();
+	w = &written[nwritten++];
+	w->relid = relid;
+	w->hash = hash;
+	w->slot = slot;
 	remember_relid(relid);
 }
+
+/* --- asking --- */
 
 static bool
 found_in_run(void *arg, const CozeRunOp *op)
@@ -156,6 +196,7 @@ coze_written_has(Oid relid, uint8 slot, uint32 hash)
 
 	if (relids == NIL)
 		return false;
+	bring_set_up_to_date();
 	found = find(relid, slot, hash, &place);
 	foreach(lc, spilled)
 	{
@@ -185,8 +226,7 @@ coze_written_forget(void)
 	list_free(spilled);
 	list_free(relids);
 	spilled = relids = NIL;
-	if (nwritten == 0)
-		return;
+	empty_set();
 	nwritten = 0;
 	if (written_cap > KEPT_CAP)
 	{
@@ -194,6 +234,4 @@ coze_written_forget(void)
 		written = NULL;
 		written_cap = 0;
 	}
-	else
-		memset(written, 0, written_cap * sizeof(Written));
 }

@@ -62,6 +62,23 @@ BEGIN
             SELECT format('Its access method is %s, not heap.', quote_ident(a.amname)) INTO reason
             FROM pg_am AS a WHERE a.oid = c.relam AND a.amname <> 'heap';
         END IF;
+        -- Two rows with one value of it may be in different partitions on another node, or
+        -- there may be no such index there: it cannot be heeded when conflicts are decided.
+        IF reason IS NULL AND c.relkind = 'p' THEN
+            SELECT format('Unique index %s is on partition %s only.', i.indexrelid::regclass, i.indrelid::regclass),
+                   'Drop the index, or create it on the partitioned table.'
+            INTO reason, hint
+            FROM pg_partition_tree(c.oid) AS t
+            JOIN pg_index AS i ON i.indrelid = t.relid AND i.indisunique
+            WHERE t.relid <> c.oid
+              AND NOT EXISTS (SELECT FROM pg_index AS r
+                              WHERE r.indexrelid = pg_partition_root(i.indexrelid) AND r.indrelid = c.oid)
+              -- one that contains the key is never violated before the key is
+              AND NOT (SELECT array_agg(a.attname) FROM pg_attribute AS a
+                       WHERE a.attrelid = cozesync.key_index(c.oid)) <@
+                      (SELECT array_agg(a.attname) FROM pg_attribute AS a WHERE a.attrelid = i.indexrelid)
+            ORDER BY i.indexrelid::regclass::text LIMIT 1;
+        END IF;
     END IF;
 END
 $$;
