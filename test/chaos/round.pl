@@ -175,7 +175,6 @@ my $policies = run_sql($first, "SELECT count(*) FROM pg_proc WHERE pronamespace 
 run_sql($first, $Policies::schema) if $policies;
 run_sql($first, "SELECT cozesync.create_group('chaos', node_name => 'a', dsn => 'service=a')");
 run_sql($first, "SELECT cozesync.add_schema('public')");
-run_sql($first, $_) for $policies ? @Policies::setup : ();
 # '' or what went wrong.
 sub join_through
 {
@@ -192,6 +191,9 @@ for my $node (@nodes[ 1 .. $#nodes ])
     my $said = join_through($node, $nodes[0], 120);
     die $node->name . " does not join: $said" if $said;
 }
+
+# node_order names members
+run_sql($first, $_) for $policies ? @Policies::setup : ();
 
 # The pairs that are linked.
 sub is_linked
