@@ -120,15 +120,23 @@ note_surprise(Applying *a, const Datum *key, uint32 hash, CozeConflictType type,
 	remember_surprise(a, hash);
 }
 
-/* What the transaction had done to the key before explains it. */
-static void
+/*
+ * The change at hand tells what the key had before the entry, though others of the
+ * entry came first (see wire.h), and so explains what those met.  True if there was
+ * anything to explain.
+ */
+static bool
 explain_surprise(Applying *a, const Datum *key, uint32 hash)
 {
 	SurprisedKey name = {a->map->table->relid, hash};
 	CozeVersion mine = a->deciding.head->version;
 
-	if (a->surprises != NULL && hash_search(a->surprises, &name, HASH_FIND, NULL) != NULL)
-		coze_conflict_withdraw(a->map->table, coze_key_to_jsonb(a->map->table, key), mine, mine);
+	if (a->change->kind != COZE_CHANGE_SUPERSEDED && (a->change->flags & COZE_CHANGE_OLD_OWN))
+		return false;
+	if (a->surprises == NULL || hash_search(a->surprises, &name, HASH_FIND, NULL) == NULL)
+		return false;
+	coze_conflict_withdraw(a->map->table, coze_key_to_jsonb(a->map->table, key), mine, mine);
+	return true;
 }
 
 /* --- one key --- */
@@ -221,6 +229,7 @@ remove_row(Applying *a, const Datum *key, uint32 hash)
 	CozeHit		hit;
 	CozeFound	found;
 	bool		there;
+	bool		explained = explain_surprise(a, key, hash);
 
 	if (!decide(a, key, hash, &hit))
 		return;
@@ -229,7 +238,7 @@ remove_row(Applying *a, const Datum *key, uint32 hash)
 		return;
 	if (there)
 		coze_row_delete(a->target, &found);
-	else if (a->change->kind == COZE_CHANGE_DELETE && is_unexplained(&hit, false))
+	else if (a->change->kind == COZE_CHANGE_DELETE && !explained && is_unexplained(&hit, false))
 		note_surprise(a, key, hash, COZE_CONFLICT_DELETE_MISSING, NULL, NULL);
 	coze_index_wrote(a->map->table->relid, COZE_SLOT_KEY, hash);
 }
@@ -288,7 +297,7 @@ apply_row_change(Applying *a)
 			break;
 		case COZE_CHANGE_SUPERSEDED:
 			(void) decide(a, key, hash, &hit);
-			explain_surprise(a, key, hash);
+			(void) explain_surprise(a, key, hash);
 			coze_index_add(table, COZE_SLOT_KEY, hash, 0);
 			break;
 		case COZE_CHANGE_TRUNCATE:
