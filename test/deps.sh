@@ -5,12 +5,13 @@
 # No database cluster is created or started: the tests make their own.
 # PG_MAJOR picks the server version; the distribution's own is the default.
 # With a folder as argument, the packages whose schemas test/t/*_schemas.pl loads
-# are unpacked there.  Without root it only says what is missing.
+# are unpacked there; with --packages, those that follow are installed instead.
+# Without root it only says what is missing.
 
 set -euo pipefail
 
 major=${PG_MAJOR:-15}
-packages="make gcc libc6-dev libpq-dev libicu-dev perl python3 procps libipc-run-perl
+packages="make gcc libc6-dev libpq-dev libicu-dev perl python3 procps openssl libipc-run-perl
 	postgresql-$major postgresql-server-dev-$major"
 schema_packages="roundcube-core icinga2-ido-pgsql ejabberd"
 
@@ -76,6 +77,11 @@ unpack_schemas()
 	done
 }
 
+if [ "${1:-}" = --packages ]; then
+	shift
+	packages=$*
+	set --
+fi
 install_packages
 if [ $# -gt 0 ]; then
 	unpack_schemas "$1"

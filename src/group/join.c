@@ -324,6 +324,8 @@ ask_for_admission(CozeJoin *join)
 	params[6] = join->direct_links ? "t" : "f";
 	PG_TRY();
 	{
+		/* the DSN may hold a password */
+		coze_peer_query(join->peer, "SELECT cozesync.hide_parameters()", 0, NULL);
 		coze_peer_query(join->peer, "SELECT cozesync.admit_node($1, $2::bigint, $5, $3::bigint, $4::bigint,"
 						" $6::integer, $7::boolean)", 7, params);
 	}

@@ -36,6 +36,15 @@ COMMENT ON PROCEDURE cozesync.send(bytea, bytea) IS 'for peers: gives a batch of
 -- Peers only.
 REVOKE ALL ON PROCEDURE cozesync.send(bytea, bytea) FROM PUBLIC;
 
+CREATE FUNCTION cozesync.hide_parameters()
+RETURNS void
+AS 'MODULE_PATHNAME', 'coze_hide_parameters'
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION cozesync.hide_parameters() IS 'for nodes that join: what this session passes to statements, such as a DSN, stays out of the server log';
+-- Peers only.
+REVOKE ALL ON FUNCTION cozesync.hide_parameters() FROM PUBLIC;
+
 -- --- for the functions below --------------------------------------------------------
 
 CREATE FUNCTION cozesync.links_changed()

@@ -63,6 +63,7 @@ static Session session;
 PG_FUNCTION_INFO_V1(coze_hello);
 PG_FUNCTION_INFO_V1(coze_receive);
 PG_FUNCTION_INFO_V1(coze_send);
+PG_FUNCTION_INFO_V1(coze_hide_parameters);
 
 /* --- sessions ------------------------------------------------------------------------- */
 
@@ -104,6 +105,25 @@ check_not_held(void)
 				 errmsg("the database is being dropped, renamed or copied")));
 }
 
+/* The server log does not show what is passed to statements of this session. */
+static void
+hide_parameters(void)
+{
+	static const char *const no_parameters[] = {
+		"log_parameter_max_length", "log_parameter_max_length_on_error",
+	};
+
+	for (int i = 0; i < lengthof(no_parameters); i++)
+		SetConfigOption(no_parameters[i], "0", PGC_SUSET, PGC_S_SESSION);
+}
+
+Datum
+coze_hide_parameters(PG_FUNCTION_ARGS)
+{
+	hide_parameters();
+	PG_RETURN_VOID();
+}
+
 /*
  * Settings of a link's session, which the peer's role must not need the right to
  * make.  Time limits meant for users would cut it.  Parameters are batches: other
@@ -113,18 +133,13 @@ static void
 set_up_session(void)
 {
 	char		timeout[16];
-
 	static const char *const no_limit[] = {
 		"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
-	};
-	static const char *const no_parameters[] = {
-		"log_parameter_max_length", "log_parameter_max_length_on_error",
 	};
 
 	for (int i = 0; i < lengthof(no_limit); i++)
 		SetConfigOption(no_limit[i], "0", PGC_USERSET, PGC_S_SESSION);
-	for (int i = 0; i < lengthof(no_parameters); i++)
-		SetConfigOption(no_parameters[i], "0", PGC_SUSET, PGC_S_SESSION);
+	hide_parameters();
 
 	/* A peer says something every few seconds, so one that is silent is gone, or frozen. */
 	snprintf(timeout, sizeof(timeout), "%dms", Min(cozesync_link_timeout, INT_MAX / 2) * 2);
