@@ -5,6 +5,9 @@
 #   make chaos ROUNDS=20        rounds of faults in groups of three to five nodes, each with
 #                               its seed (SEED=, CHAOS_SECONDS=30; test/chaos/round.pl)
 #   make steady                 ten minutes of load: the log on disk does not grow
+#   make check-fast             what says most in two minutes
+#   make matrix                 the tests on other majors, and a group of mixed ones
+#   make sanitize, valgrind     servers under sanitizers; a short run under valgrind
 #   make fuzz FUZZ_SECONDS=300  the decoders of the wire format, fuzzed alone
 #   make demo, make bench       two nodes under load; measured ratios
 #
@@ -50,7 +53,7 @@ EXTRA_CLEAN = $(OBJS:.o=.d) $(BUILD_STAMP) test/build
 .DEFAULT_GOAL := all
 
 # These install what they need themselves, so they work without a server.
-STANDALONE = test chaos steady fuzz demo bench deps
+STANDALONE = test check-fast matrix sanitize valgrind chaos steady fuzz demo bench deps
 .PHONY: $(STANDALONE)
 test:
 	@test/run.sh $(SUITES)
@@ -59,6 +62,12 @@ chaos:
 		test/run.sh chaos
 steady:
 	@COZE_TEST_LIMIT=1200 CHAOS_SECONDS=$(or $(CHAOS_SECONDS),600) test/run.sh steady
+check-fast:
+	@test/parts.sh fast
+matrix:
+	@test/parts.sh $(or $(PARTS),full all-pg17 all-pg18 all-pg19 mixed)
+sanitize valgrind:
+	@test/parts.sh $@
 fuzz:
 	@test/fuzz/run.sh $(or $(FUZZ_SECONDS),300)
 demo:

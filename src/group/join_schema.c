@@ -35,7 +35,7 @@
 typedef struct SchemaCopy
 {
 	List	   *skipped_triggers;	/* names of cozesync's triggers */
-	List	   *missing_roles;	/* messages, told once each */
+	List	   *left_out;		/* messages, told once each */
 } SchemaCopy;
 
 /* --- running pg_dump --------------------------------------------------------------- */
@@ -251,15 +251,26 @@ is_about_roles(int code, Node *statement)
 		 has_subcommand(statement, AT_ChangeOwner));
 }
 
-static void
-note_missing_role(SchemaCopy *copy, const ErrorData *error)
+/*
+ * Options of columns are for the planner, or the server's own affair: one that this
+ * server does not know, since it is older, is nothing that it could miss.
+ */
+static bool
+is_column_option(int code, Node *statement)
 {
-	if (in_list(copy->missing_roles, error->message))
+	return code == ERRCODE_INVALID_PARAMETER_VALUE && has_subcommand(statement, AT_SetOptions);
+}
+
+/* Tell once what is left out, and why. */
+static void
+note_left_out(SchemaCopy *copy, const char *what, const ErrorData *error)
+{
+	if (in_list(copy->left_out, error->message))
 		return;
-	copy->missing_roles = lappend(copy->missing_roles, pstrdup(error->message));
+	copy->left_out = lappend(copy->left_out, pstrdup(error->message));
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
-			 errmsg("ownership or rights were not taken over: %s", error->message)));
+			 errmsg("%s were not taken over: %s", what, error->message)));
 }
 
 /* Execute one statement in a subtransaction; returns the error, or NULL. */
@@ -305,7 +316,12 @@ execute_statement(SchemaCopy *copy, const char *text, const RawStmt *raw)
 		return;
 	if (is_about_roles(error->sqlerrcode, raw->stmt))
 	{
-		note_missing_role(copy, error);
+		note_left_out(copy, "ownership or rights", error);
+		return;
+	}
+	if (is_column_option(error->sqlerrcode, raw->stmt))
+	{
+		note_left_out(copy, "options of columns", error);
 		return;
 	}
 	ereport(ERROR,

@@ -65,7 +65,7 @@ typedef bool (*Condition) (void *arg);
 static bool
 wait_until(Condition condition, void *arg, TimestampTz until, long poll)
 {
-	bool		holds;
+	volatile bool holds = false;
 
 	coze_waiter_add();
 	PG_TRY();
