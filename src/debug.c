@@ -30,12 +30,21 @@
 #define COZE_DEBUG_NAMES 64
 #define COZE_DEBUG_NAME_SIZE 48
 
-/* A name that is set; of a place also how many wait there. */
+/* Who stops at a place; all others pass by. */
+typedef enum CozeDebugWho
+{
+	COZE_DEBUG_ALL,
+	COZE_DEBUG_SESSIONS,		/* client backends */
+	COZE_DEBUG_WORKERS			/* background workers */
+} CozeDebugWho;
+
+/* A name that is set; of a place also who stops and how many wait there. */
 typedef struct CozeDebugName
 {
 	char		name[COZE_DEBUG_NAME_SIZE];
 	int			waiting;
 	bool		only_first;		/* who comes second passes by */
+	CozeDebugWho who;
 } CozeDebugName;
 
 typedef struct CozeDebug
@@ -59,7 +68,7 @@ find(CozeDebugName *names, const char *name)
 
 /* Set or clear a name; the lock is taken here. */
 static void
-set(CozeDebugName *names, const char *name, bool on, bool only_first)
+set(CozeDebugName *names, const char *name, bool on, bool only_first, CozeDebugWho who)
 {
 	CozeDebugName *entry;
 	bool		full = false;
@@ -75,6 +84,7 @@ set(CozeDebugName *names, const char *name, bool on, bool only_first)
 			strlcpy(entry->name, name, sizeof(entry->name));
 			entry->waiting = 0;
 			entry->only_first = only_first;
+			entry->who = who;
 			pg_atomic_fetch_add_u32(&debug->nset, 1);
 		}
 	}
@@ -103,7 +113,7 @@ rules_off_at_start(void)
 		return;
 	names = pstrdup(names);
 	for (char *name = strtok(names, ","); name != NULL; name = strtok(NULL, ","))
-		set(debug->rules, name, true, false);
+		set(debug->rules, name, true, false, COZE_DEBUG_ALL);
 }
 
 void
@@ -121,6 +131,27 @@ coze_debug_shmem_init(void)
 	}
 }
 
+static CozeDebugWho
+who_by_name(const char *name)
+{
+	if (strcmp(name, "all") == 0)
+		return COZE_DEBUG_ALL;
+	if (strcmp(name, "sessions") == 0)
+		return COZE_DEBUG_SESSIONS;
+	if (strcmp(name, "workers") == 0)
+		return COZE_DEBUG_WORKERS;
+	elog(ERROR, "nobody is called \"%s\"", name);
+}
+
+static bool
+stops_us(const CozeDebugName *point)
+{
+	if (point->only_first && point->waiting > 0)
+		return false;
+	return point->who == COZE_DEBUG_ALL ||
+		(point->who == COZE_DEBUG_SESSIONS) == (MyBackendType == B_BACKEND);
+}
+
 void
 coze_debug_point(const char *name)
 {
@@ -134,7 +165,7 @@ coze_debug_point(const char *name)
 
 		SpinLockAcquire(&debug->mutex);
 		entry = find(debug->points, name);
-		if (entry != NULL && !counted && entry->only_first && entry->waiting > 0)
+		if (entry != NULL && !counted && !stops_us(entry))
 			entry = NULL;
 		else if (entry != NULL && !counted)
 			entry->waiting++;
@@ -169,11 +200,12 @@ PG_FUNCTION_INFO_V1(coze_debug_waiting);
 PG_FUNCTION_INFO_V1(coze_debug_rule);
 PG_FUNCTION_INFO_V1(coze_debug_clock);
 
-/* debug_stop(point text, only_first bool): whoever comes to this place waits. */
+/* debug_stop(point text, only_first bool, who text): who comes to this place waits. */
 Datum
 coze_debug_stop(PG_FUNCTION_ARGS)
 {
-	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), true, PG_GETARG_BOOL(1));
+	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), true, PG_GETARG_BOOL(1),
+		who_by_name(text_to_cstring(PG_GETARG_TEXT_PP(2))));
 	PG_RETURN_VOID();
 }
 
@@ -181,7 +213,7 @@ coze_debug_stop(PG_FUNCTION_ARGS)
 Datum
 coze_debug_go(PG_FUNCTION_ARGS)
 {
-	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), false, false);
+	set(debug->points, text_to_cstring(PG_GETARG_TEXT_PP(0)), false, false, COZE_DEBUG_ALL);
 	PG_RETURN_VOID();
 }
 
@@ -203,7 +235,8 @@ coze_debug_waiting(PG_FUNCTION_ARGS)
 Datum
 coze_debug_rule(PG_FUNCTION_ARGS)
 {
-	set(debug->rules, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_BOOL(1), false);
+	set(debug->rules, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_BOOL(1), false,
+		COZE_DEBUG_ALL);
 	PG_RETURN_VOID();
 }
 

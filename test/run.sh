@@ -1,20 +1,22 @@
 #!/bin/bash
 #
-# Run the tests: test/run.sh [build] [unit] [regress] [isolation] [tap]
+# Run the tests: test/run.sh [build] [unit] [regress] [isolation] [tap] [rules]
 #
 # Everything happens in a private folder that is removed at the end, also after
 # an interrupt: a copy of PostgreSQL, a copy of this tree built into it, and
 # servers on sockets in there.  The last line is "N passed, N failed", counted
-# from what ran; a suite that has files and ran none of them has failed.
+# from what ran; a suite that has files and ran none of them has failed.  "rules" asks
+# whether the others have shown what doc/interleavings.md says.
 #
-# TESTS='021 verify' takes only files whose name contains one of the words;
-# KEEP=1 leaves the folder behind; PG_MAJOR picks the server version.
+# TESTS='021 verify' takes only files whose name contains one of the words, TAP_TESTS
+# is the same for tap alone; COZE_SANITIZE=1 has the servers run under address and
+# undefined-behaviour sanitizers, of which each report is a failure; KEEP=1 leaves the folder behind; PG_MAJOR picks the server version.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . test/lib/private_pg.sh
 
-suites=${*:-build unit regress isolation tap}
+suites=${*:-build unit regress isolation tap rules}
 total_limit=${COZE_TOTAL_LIMIT:-1380}
 runner=
 
@@ -59,12 +61,12 @@ main()
 	test/deps.sh
 	private_pg_make
 	schemas=${COZE_SCHEMAS:-$work/schemas}
-	case " $suites " in
-		*" tap "*) test/deps.sh "$schemas" || echo "packages with schemas are not to be had" ;;
+	case " $suites :${TAP_TESTS:-${TESTS:-050_schemas}}" in
+		*" tap "*:*050*|*" tap "*:*schemas*) test/deps.sh "$schemas" || echo "packages with schemas are not to be had" ;;
 	esac
 	private_tree_copy
 	private_run timeout -k 10 "$total_limit" env COZE_SCHEMAS="$schemas" CI="${CI:-}" \
-		TESTS="${TESTS:-}" JOBS="${JOBS:-$(nproc)}" test/lib/suites.sh $suites &
+		TESTS="${TESTS:-}" TAP_TESTS="${TAP_TESTS:-}" COZE_SANITIZE="${COZE_SANITIZE:-}" JOBS="${JOBS:-$(nproc)}" test/lib/suites.sh $suites &
 	runner=$!
 	wait "$runner" || true
 	runner=

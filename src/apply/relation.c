@@ -160,7 +160,8 @@ index_is_on(Relation index, const Bitmapset *keys)
 	Bitmapset  *columns = NULL;
 	bool		result;
 
-	if (!form->indisunique || !form->indimmediate || !form->indisvalid ||
+	if (!form->indisunique || !form->indisvalid ||
+		(!form->indimmediate && COZE_RULE("immediate-key")) ||
 		RelationGetIndexPredicate(index) != NIL || RelationGetIndexExpressions(index) != NIL)
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)

@@ -49,10 +49,14 @@ scan_index(Relation rel, Relation index, ScanKey keys, int nkeys, Snapshot snaps
 		   TupleTableSlot *slot)
 {
 	IndexScanDesc scan = coze_index_beginscan(rel, index, snapshot, nkeys);
-	bool		found;
+	bool		found = false;
 
 	index_rescan(scan, keys, nkeys, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	while (!found && index_getnext_tid(scan, ForwardScanDirection) != NULL)
+	{
+		COZE_DEBUG_POINT("row-between-index-and-heap");
+		found = index_fetch_heap(scan, slot);
+	}
 	if (found)
 		ExecMaterializeSlot(slot);
 	index_endscan(scan);
@@ -163,7 +167,11 @@ lock_row(CozeHeap *heap, CozeLook look, bool *waited)
 	return false;
 }
 
-/* The search proper, in one heap and by one of its unique indexes. */
+/*
+ * The search proper, in one heap and by one of its unique indexes.  A look with a
+ * dirty snapshot alone would not do: it misses a row that is updated, and so moved,
+ * between the look at the index and that at the row.
+ */
 static bool
 find_in_heap(CozeHeap *heap, Relation index, ScanKey keys, int nkeys, CozeLook look, bool *waited)
 {
@@ -173,7 +181,7 @@ find_in_heap(CozeHeap *heap, Relation index, ScanKey keys, int nkeys, CozeLook l
 		SnapshotData dirty;
 
 		CHECK_FOR_INTERRUPTS();
-		if (scan_fresh(heap, index, keys, nkeys))
+		if (COZE_RULE("fresh-look") && scan_fresh(heap, index, keys, nkeys))
 		{
 			if (look == COZE_LOOK_ONLY || lock_row(heap, look, waited))
 				return true;
@@ -189,7 +197,7 @@ find_in_heap(CozeHeap *heap, Relation index, ScanKey keys, int nkeys, CozeLook l
 				wait_for(&dirty);
 			continue;
 		}
-		if (!scan_fresh(heap, index, keys, nkeys))
+		if (!COZE_RULE("fresh-look") || !scan_fresh(heap, index, keys, nkeys))
 			return false;
 	}
 }

@@ -19,6 +19,7 @@
 #include "utils/syscache.h"
 
 #include "capture/relation.h"
+#include "debug.h"
 
 /* Are these columns of the table different, NOT NULL, and stored as they were given? */
 static bool
@@ -59,7 +60,8 @@ index_is_suitable(Relation rel, HeapTuple tuple)
 {
 	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
 
-	return form->indisunique && form->indisvalid && form->indimmediate &&
+	return form->indisunique && form->indisvalid &&
+		(form->indimmediate || !COZE_RULE("immediate-key")) &&
 		!form->indisexclusion &&
 		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) &&
 		heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) &&

@@ -91,7 +91,7 @@ coze_history_is_own(const CozeTableHistory *history, HeapTupleHeader row)
 {
 	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmin(row)))
 		return false;
-	return history->rewritten == 0 || coze_row_made_by(row) >= history->rewritten;
+	return history->rewritten == 0 || !COZE_RULE("own-since-rewrite") || coze_row_made_by(row) >= history->rewritten;
 }
 
 /* Is there a live row with the key of slot, for this transaction as of now? */

@@ -34,6 +34,7 @@
 #include "capture/buffer.h"
 #include "capture/capture.h"
 #include "capture/history.h"
+#include "debug.h"
 
 PG_FUNCTION_INFO_V1(coze_capture_truncate);
 
@@ -148,7 +149,8 @@ coze_capture_truncate(PG_FUNCTION_ARGS)
 	}
 	else if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		coze_buffer_begin_truncate(RelationGetRelid(rel));
-	else if (!coze_buffer_in_truncate(coze_plan_get(rel, row_trigger(rel), &history)->root))
+	else if (COZE_RULE("leaf-truncate") &&
+			 !coze_buffer_in_truncate(coze_plan_get(rel, row_trigger(rel), &history)->root))
 		capture_rows(rel, COZE_CHANGE_DELETE);
 	return PointerGetDatum(NULL);
 }

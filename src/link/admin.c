@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "debug.h"
 #include "link/link_state.h"
 #include "link/remote.h"
 #include "log/state.h"
@@ -55,7 +56,7 @@ coze_check_dsn(PG_FUNCTION_ARGS)
 {
 	char	   *dsn = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	if (!superuser())
+	if (!superuser() && COZE_RULE("superuser-dsn"))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to name a DSN"),

@@ -513,10 +513,12 @@ put_chunks(CozeSource *source, CozeBuf *batch, Size limit, Snapshot snapshot)
 static bool
 put_entries(CozeSource *source, CozeBuf *batch, Size limit, Snapshot snapshot)
 {
-	CozeLogReader *reader = coze_log_open(&source->after, &source->upto, snapshot);
+	CozeLogReader *reader;
 	CozeLogEntry entry;
 	bool		fits = true;
 
+	COZE_DEBUG_POINT("source-before-read");
+	reader = coze_log_open(&source->after, &source->upto, snapshot);
 	while (batch->size < limit && fits && coze_log_next(reader, &entry))
 	{
 		fits = verify_position(source, entry.version.origin, snapshot);
@@ -540,7 +542,7 @@ was_read_whole(const CozeVector *began, const CozeVector *upto)
 		CozeOrigin	origin = upto->e[i].origin;
 
 		if (coze_base_of(origin) > coze_vector_get(began, origin))
-			return false;
+			return !COZE_RULE("read-is-whole");
 	}
 	return true;
 }
@@ -548,13 +550,15 @@ was_read_whole(const CozeVector *began, const CozeVector *upto)
 bool
 coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 {
-	CozeHlc		horizon = coze_clock_horizon(NULL);
+	CozeHlc		horizon;
 	TimestampTz now = GetCurrentTimestamp();
 	CozeVector	began = {0};
 	Snapshot	snapshot;
 	bool		whole = true;
 	MemoryContext old;
 
+	COZE_DEBUG_POINT("source-before-fill");
+	horizon = coze_clock_horizon(NULL);
 	source->batch_entries = 0;
 	source->batch_hlc = 0;
 	old = MemoryContextSwitchTo(source->context);

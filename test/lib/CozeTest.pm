@@ -259,12 +259,12 @@ sub conflicts_of
 }
 
 # Make whoever comes by a debug point stop there, until debug_go; or, with only_first,
-# the first one only.
+# the first one only; who is all, sessions or workers.
 sub debug_stop
 {
-    my ($node, $point, $dbname, $only_first) = @_;
+    my ($node, $point, $dbname, $only_first, $who) = @_;
     $node->safe_psql($dbname // 'postgres', sprintf(
-        q{SELECT cozesync.debug_stop('%s', %s)}, $point, $only_first ? 'true' : 'false'));
+        q{SELECT cozesync.debug_stop('%s', %s, '%s')}, $point, $only_first ? 'true' : 'false', $who // 'all'));
     return;
 }
 

@@ -66,7 +66,7 @@ private_pids()
 		exe=$(readlink "$p/exe" 2>/dev/null) || continue
 		cwd=$(readlink "$p/cwd" 2>/dev/null) || continue
 		case "$exe|$cwd" in
-			"$work"/*/postgres\|*) kind=servers ;;
+			"$work"/*/postgres\|*|"$work"/*/postgres.real\|*) kind=servers ;;
 			"$work"/*|*"|$work"/*|*"|$work") kind=others ;;
 			*) continue ;;
 		esac

@@ -13,6 +13,10 @@ out=$COZE_WORK/r
 bindir=$("$PG_CONFIG" --bindir)
 pgxs=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
 mkflags=(-s PG_CONFIG="$PG_CONFIG" with_llvm=no ${CI:+WERROR=1})
+if [ -n "${COZE_SANITIZE:-}" ]; then
+	mkflags+=(COPT='-fsanitize=address,undefined -O1 -g -fno-omit-frame-pointer'
+		SHLIB_LINK='-fsanitize=address,undefined')
+fi
 export PG_REGRESS=$pgxs/test/regress/pg_regress
 export TESTDIR=$PWD
 mkdir -p "$out"
@@ -148,7 +152,8 @@ run_tap_programs()
 
 suite_tap()
 {
-	run_tap_programs tap "${JOBS:-2}" $(selected test/t/*.pl)
+	TESTS=${TAP_TESTS:-${TESTS:-}} programs=$(selected test/t/*.pl)
+	run_tap_programs tap "${JOBS:-2}" $programs
 }
 
 # Rounds of the chaos test, one after the other, each with a seed and a folder of its own; what
@@ -205,6 +210,21 @@ suite_unit()
 	run_tap_programs unit "${JOBS:-2}" $programs
 }
 
+# After the others, when all of them ran: does every rule have its scenario?
+suite_rules()
+{
+	case " $* " in
+		*" unit "*" tap "*) ;;
+		*) local TESTS=some ;;
+	esac
+	if [ -n "${TESTS:-}${TAP_TESTS:-}" ]; then
+		counts rules 0 0 0
+		return
+	fi
+	export COZE_TAP_OUTPUT=$out/tap:$out/unit
+	TESTS='' run_tap_programs rules 1 test/lib/rules.pl
+}
+
 # The ordinary build: without warnings, and without anything meant for tests.
 suite_build()
 {
@@ -226,18 +246,35 @@ suite_build()
 	counts build $passed $failed 0
 }
 
-# A server that died of a fault fails the run, whoever noticed.
+# A server that died of a fault fails the run, whoever noticed, and so does one of
+# which a sanitizer had something to report.
 report_crashes()
 {
-	local found
-	found=$(grep -r -l -E 'was terminated by signal (4|6|7|8|11):|^TRAP:' \
-		--include='*.log' "$out" tmp_check 2>/dev/null || true)
+	local found fault='was terminated by signal (4|6|7|8|11):|^TRAP:|: runtime error:|ERROR: AddressSanitizer'
+	found=$(grep -r -l -E "$fault" --include='*.log' "$out" tmp_check 2>/dev/null || true)
 	[ -n "$found" ] || return 0
 	for log in $found; do
 		echo "--- a server crashed: $log"
-		grep -n -E -B 12 'was terminated by signal (4|6|7|8|11):|^TRAP:' "$log" | tail -n 40
+		grep -n -E -B 12 -A 20 "$fault" "$log" | tail -n 60
 	done
 	return 1
+}
+
+# Let the private PostgreSQL's servers load the sanitizers' library first.  It looks
+# for a function of the Swift runtime, and would wait for it forever.
+sanitize_servers()
+{
+	local shim=$COZE_WORK/shim.so
+	echo 'char *swift_demangle(void) { return 0; }' | gcc -shared -fPIC -o "$shim" -x c -
+	mv "$bindir/postgres" "$bindir/postgres.real"
+	cat >"$bindir/postgres" <<-WRAPPER
+		#!/bin/bash
+		export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $shim"
+		export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
+		export UBSAN_OPTIONS=print_stacktrace=1
+		exec -a "\$0" "$bindir/postgres.real" "\$@"
+	WRAPPER
+	chmod 755 "$bindir/postgres"
 }
 
 if ! make "${mkflags[@]}" -j "${JOBS:-2}" COZE_TESTING=1 all >"$out/make.log" 2>&1 ||
@@ -247,10 +284,16 @@ if ! make "${mkflags[@]}" -j "${JOBS:-2}" COZE_TESTING=1 all >"$out/make.log" 2>
 	exit 1
 fi
 
+if [ -n "${COZE_SANITIZE:-}" ]; then
+	sanitize_servers
+fi
 for suite in "$@"; do
-	"suite_$suite" &
+	[ "$suite" = rules ] || "suite_$suite" &
 done
 wait
+case " $* " in
+	*" rules "*) suite_rules "$@" ;;
+esac
 
 if ! report_crashes; then
 	read -r p f s <"$out/$1.counts" || { p=0 f=0 s=0; }

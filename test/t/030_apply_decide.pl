@@ -146,6 +146,41 @@ scenario('a table is analyzed meanwhile', 'table-stays', 'k int PRIMARY KEY, u t
     return expect($t, '(1,x)') || ($log eq $want ? '' : "log $log");
 });
 
+scenario('gone again before the write, with its unique value', 'check-after-write',
+    'k int PRIMARY KEY, u text UNIQUE', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x')");
+    stop_at('apply-decided');
+    my $upto = carry_no_wait('a', 'b');
+    stopped_at('apply-decided');
+    sql('b', "INSERT INTO $t VALUES (2, 'x')");
+    sql('b', "DELETE FROM $t WHERE k = 2");
+    go_at('apply-decided');
+    wait_applied('b', 'a', $upto);
+    carry_all();
+    my %logs = map { conflicts($_, $t) => 1 } qw(a b c);
+    return expect($t, '(1,x)') || (keys %logs == 1 ? '' : 'logs: ' . join ' | ', keys %logs);
+});
+
+# The look at the index is followed by an update that moves the row; the log shall not
+# know of it, since what it tells would decide all the same.
+scenario('row on the move', 'fresh-look', 'k int PRIMARY KEY, v text, w int', sub {
+    my ($t) = @_;
+    sql('b', "CREATE INDEX ON $t (w)");
+    sql('a', "INSERT INTO $t VALUES (1, 'x', 0)");
+    carry_all();
+    sql('a', "DELETE FROM $t WHERE k = 1");
+    stop_at('row-between-index-and-heap');
+    my $upto = carry_no_wait('a', 'b');
+    stopped_at('row-between-index-and-heap');
+    sql('b', "SET session_replication_role = replica; UPDATE $t SET w = w + 1 WHERE k = 1");
+    go_at('row-between-index-and-heap');
+    wait_applied('b', 'a', $upto, 3);
+    rule_on('fresh-look');
+    carry_all();
+    return expect($t, '') || conflicts('b', $t);
+});
+
 scenario('keys that are equal and not identical', 'key-equality', 'k numeric PRIMARY KEY, v text', sub {
     my ($t) = @_;
     sql('a', "INSERT INTO $t VALUES (1.0, 'x')");
@@ -263,6 +298,19 @@ for my $unique ('', ', u int UNIQUE')
             'logs: ' . join ' | ', keys %logs;
     });
 }
+
+# A row was changed behind the log's back; a late operation folds it anew.
+scenario('refold over a hidden change', 'hidden-changes', 'k int PRIMARY KEY, u text UNIQUE, v text', sub {
+    my ($t) = @_;
+    sql('a', "INSERT INTO $t VALUES (1, 'x', 'a')");
+    carry_all();
+    sql('c', "UPDATE $t SET v = 'early' WHERE k = 1");
+    sql('b', "UPDATE $t SET v = 'late' WHERE k = 1");
+    sql('b', "SET session_replication_role = replica; UPDATE $t SET v = 'hidden' WHERE k = 1");
+    carry_all();
+    my $kept = sql('b', "SELECT count(*) FROM cozesync.conflict WHERE table_name = '$t' AND local_row ->> 'v' = 'hidden'");
+    return expect($t, '(1,x,late)') || ($kept == 1 ? '' : "in the log: $kept");
+});
 
 scenario('causes first', 'gate', 'k int PRIMARY KEY, v text', sub {
     my ($t, $off) = @_;

@@ -78,8 +78,11 @@ like(sql_error($a, q{SET ROLE nobody; CALL cozesync.send('', NULL)}), qr/42501/,
 # Who was granted set_dsn still may not make the server connect with what it can do.
 $a->safe_psql('postgres', q{GRANT USAGE ON SCHEMA cozesync TO nobody; GRANT EXECUTE ON FUNCTION cozesync.set_dsn(text, text),
     cozesync.member_origin(text), cozesync.check_dsn(text), cozesync.hide_statement(text) TO nobody; GRANT ALL ON cozesync.member TO nobody});
-like(sql_error($a, q{SET ROLE nobody; SELECT cozesync.set_dsn('b', 'host=/tmp user=postgres')}), qr/42501: permission denied to name a DSN/,
-    'only superusers name DSNs');
+my $name_it = q{SET ROLE nobody; BEGIN; SELECT cozesync.set_dsn('b', 'host=/tmp user=postgres'); ROLLBACK};
+like(sql_error($a, $name_it), qr/42501: permission denied to name a DSN/, 'peer authentication: holds');
+debug_rule($a, 'superuser-dsn', 1);
+unlike(sql_error($a, $name_it), qr/permission denied to name a DSN/, 'peer authentication: breaks without the rule superuser-dsn');
+debug_rule($a, 'superuser-dsn', 0);
 
 # --- a wrong password, a malformed DSN -----------------------------------------------------------
 

@@ -1,26 +1,15 @@
 # Interleavings of clock, log and positions that break lesser designs, and the
 # rules that each needs: with the rule in force two nodes end the same, with the
 # rule taken out they do not.
-#
-# Two servers serve all scenarios; each runs in databases of its own, which are
-# dropped afterwards, since what was broken stays broken.
 
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use CozeTest;
+use RuleTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
-
-my $schema = q{
-    CREATE TABLE t (id int PRIMARY KEY, v text);
-    CREATE PROCEDURE fill(first int, n int) LANGUAGE plpgsql AS $$
-        BEGIN
-            FOR i IN 1 .. n LOOP
-                INSERT INTO t VALUES (first + i, repeat('x', 7000)); COMMIT;
-            END LOOP;
-        END $$};
 
 # Nothing reaches the disk but by us: see "asynchronous commit lost".
 my ($a, $b) = map { new_node($_, conf => <<'CONF') } qw(a b);
@@ -29,87 +18,19 @@ synchronous_commit = off
 wal_writer_delay = '10s'
 checkpoint_timeout = '1h'
 CONF
-my $db;
-my $number = 0;
-
-sub sql
-{
-    my ($node, $sql) = @_;
-    return $node->safe_psql($db, $sql);
-}
-
-sub until_true
-{
-    my ($node, $sql) = @_;
-    return poll_until($node, $sql, 't', $db);
-}
-
-# Everything is everywhere, and nobody owes a beat any more.
-sub settle
-{
-    wait_quiet(\$db, $a, $b);
-    until_true($_, q{SELECT max(hlc) < clock_timestamp() - interval '350 ms' FROM cozesync.entries()})
-        for $a, $b;
-    return;
-}
-
-sub equal
-{
-    return digest($a, 't', $db) eq digest($b, 't', $db);
-}
-
-sub begin
-{
-    my (%opt) = @_;
-    $db = 's' . ++$number;
-    for my $node ($a, $b)
-    {
-        $node->safe_psql('postgres', "CREATE DATABASE $db");
-        $node->safe_psql($db, 'CREATE EXTENSION cozesync');
-    }
-    form_group($opt{nodes} ? @{ $opt{nodes} } : ($a, $b), { dbname => $db, schema => $schema });
-    return;
-}
-
-sub end
-{
-    $_->safe_psql('postgres', "DROP DATABASE $db WITH (FORCE)") for $a, $b;
-    return;
-}
-
-# Run a scenario with its rule in force and taken out.  It returns true if all is
-# well.  on_start: the rule matters while a server starts, which the scenario does.
-sub scenario
-{
-    my ($name, $rule, $code, %opt) = @_;
-    for my $off ($opt{holds_only} ? (0) : (0, 1))
-    {
-        begin(%opt);
-        debug_rule($_, $rule, 1, $db) for $off && !$opt{on_start} ? ($a, $b) : ();
-        my $well;
-        {
-            local $ENV{COZE_RULES_OFF} = $off && $opt{on_start} ? $rule : '';
-            $well = $code->($off);
-        }
-        is($well ? 'well' : 'broken', $off ? 'broken' : 'well',
-            $off ? "$name: breaks without the rule $rule" : "$name: holds");
-        debug_rule($_, $rule, 0, $db) for $off ? ($a, $b) : ();
-        end();
-    }
-    return;
-}
+rule_servers($a, $b);
 
 # A backend draws 50 and a reader that knows of no slot takes 51 for the horizon.
 scenario('draw before publish', 'publish-before-draw', sub {
     my ($off) = @_;
     settle();
-    debug_stop($a, 'draw-done', $db, 1);
-    my $first = background($a, q{INSERT INTO t VALUES (1, 'early')}, $db);
-    wait_stopped($a, 'draw-done', $db);
+    debug_stop($a, 'draw-done', db(), 1);
+    my $first = background($a, q{INSERT INTO t VALUES (1, 'early')}, db());
+    wait_stopped($a, 'draw-done', db());
     sql($a, q{INSERT INTO t VALUES (2, 'late')});
     until_true($off ? $b : $a, $off ? 'SELECT count(*) = 1 FROM t WHERE id = 2'
         : q{SELECT held_back_by_pid IS NOT NULL FROM cozesync.stats});
-    debug_go($a, 'draw-done', $db);
+    debug_go($a, 'draw-done', db());
     $first->finish;
     sql($a, q{INSERT INTO t VALUES (3, 'last')});
     until_true($b, 'SELECT count(*) = 1 FROM t WHERE id = 3');
@@ -121,13 +42,13 @@ scenario('V falls along a stream', 'draw-together', sub {
     my ($off) = @_;
     my $point = $off ? 'draw-between' : 'draw-done';
     settle();
-    debug_stop($a, $point, $db, 1);
-    my $first = background($a, q{INSERT INTO t VALUES (1, 'first')}, $db);
-    wait_stopped($a, $point, $db);
+    debug_stop($a, $point, db(), 1);
+    my $first = background($a, q{INSERT INTO t VALUES (1, 'first')}, db());
+    wait_stopped($a, $point, db());
     sql($a, q{INSERT INTO t VALUES (2, 'second')});
     sql($b, q{INSERT INTO t VALUES (3, 'from b')});
     until_true($a, 'SELECT count(*) = 1 FROM t WHERE id = 3');
-    debug_go($a, $point, $db);
+    debug_go($a, $point, db());
     $first->finish;
     sql($a, q{INSERT INTO t VALUES (4, 'last')});
     # along the stream of a what it had seen of b never falls; T1 may even have seen
@@ -142,13 +63,13 @@ scenario('V falls along a stream', 'draw-together', sub {
 # An applied row is visible, its vector not yet published; a user writes on it.
 scenario('visible before published', 'pending-seen', sub {
     settle();
-    debug_stop($b, 'apply-after-commit-before-publish', $db);
+    debug_stop($b, 'apply-after-commit-before-publish', db());
     sql($a, q{INSERT INTO t VALUES (1, 'from a')});
     until_true($b, 'SELECT count(*) = 1 FROM t');
-    wait_stopped($b, 'apply-after-commit-before-publish', $db);
+    wait_stopped($b, 'apply-after-commit-before-publish', db());
     sql($b, q{UPDATE t SET v = 'seen and changed' WHERE id = 1});
-    debug_go($b, 'apply-after-commit-before-publish', $db);
-    wait_quiet(\$db, $a, $b);
+    debug_go($b, 'apply-after-commit-before-publish', db());
+    wait_quiet(\db(), $a, $b);
     return equal() && sql($a, 'SELECT count(*) FROM cozesync.conflicts') == 0
         && sql($b, q{
             SELECT (u.seen ->> 'a')::timestamptz = i.hlc
@@ -161,7 +82,7 @@ scenario('visible before published', 'pending-seen', sub {
 # The clock was ahead of the wall; after a restart only the log knows that.
 scenario('clock steps back over a restart', 'clock-restore', sub {
     sql($a, q{SELECT cozesync.debug_clock('30 seconds'); INSERT INTO t VALUES (1, 'ahead')});
-    wait_quiet(\$db, $a, $b);
+    wait_quiet(\db(), $a, $b);
     # nothing shall come in that tells it the time
     sql($_, 'SELECT cozesync.pause()') for $a, $b;
     $a->restart;
@@ -173,25 +94,46 @@ scenario('clock steps back over a restart', 'clock-restore', sub {
     return $rises eq 't' && equal();
 }, on_start => 1);
 
-# Sent before it was durable, lost by a crash of its origin.
+# Sent before it was durable, lost by a crash of its origin.  Something else may flush
+# just then, so without the rule it is tried until it goes wrong.
 scenario('asynchronous commit lost', 'flush-before-send', sub {
-    settle();
-    sql($a, 'CHECKPOINT');
-    sql($a, q{INSERT INTO t VALUES (1, 'may be lost')});
-    until_true($b, 'SELECT count(*) = 1 FROM t WHERE id = 1');
-    crash_node($a);
-    sql($a, q{SELECT cozesync.wait_for_sync('2 seconds')});
+    my ($off) = @_;
+    for my $try (1 .. $off ? 10 : 1)
+    {
+        settle();
+        sql($a, 'CHECKPOINT');
+        sql($a, "INSERT INTO t VALUES ($try, 'may be lost')");
+        until_true($b, "SELECT count(*) = 1 FROM t WHERE id = $try");
+        crash_node($a);
+        sql($a, q{SELECT cozesync.wait_for_sync('2 seconds')});
+        last if !equal();
+    }
+    return equal();
+});
+
+# And the same of what a node told others that it holds.
+scenario('asynchronous word on what is held, lost', 'flush-before-send', sub {
+    my ($off) = @_;
+    for my $try (1 .. $off ? 10 : 1)
+    {
+        settle();
+        sql($b, 'CHECKPOINT');
+        sql($a, "INSERT INTO t VALUES ($try, 'b may lose it')");
+        sql($a, q{SELECT cozesync.wait_for_sync('10 s')});
+        # a has b's beat that has seen it
+        until_true($a, q{SELECT count(*) > 0 FROM cozesync.entries() e WHERE e.origin = 'b' AND (e.seen ->> 'a')::timestamptz
+            >= (SELECT max(hlc) FROM cozesync.entries() WHERE origin = 'a' AND kind = 'data')});
+        crash_node($b);
+        sql($a, q{SELECT cozesync.wait_for_sync('2 seconds')});
+        last if !equal();
+    }
     return equal();
 });
 
 # All entries of an origin that is no more are pruned; only the base vector says that
 # they were applied.
 scenario('pruned progress', 'base-vector', sub {
-    my $third = $db . 'c';
-    $a->safe_psql('postgres', "CREATE DATABASE $third");
-    $a->safe_psql($third, sprintf q{CREATE EXTENSION cozesync;
-        CALL cozesync.join_group(node_name => 'c', dsn => '%s', via => '%s')},
-        node_dsn($a, $third), node_dsn($a, $db));
+    my $third = third_node($a);
     $a->safe_psql($third, q{INSERT INTO t VALUES (1, 'from c');
         SELECT cozesync.wait_for_sync('60 seconds')});
     sql($a, q{SELECT cozesync.drop_node('c')});
@@ -199,7 +141,7 @@ scenario('pruned progress', 'base-vector', sub {
     for my $round (1 .. 60)
     {
         sql($a, "CALL fill(1000 * $round, 8)");
-        wait_quiet(\$db, $a, $b);
+        wait_quiet(\db(), $a, $b);
         last if sql($b, q{SELECT count(*) FROM cozesync.entries() WHERE origin NOT IN ('a', 'b')}) == 0;
     }
     my $origins = q{SELECT count(*) FROM jsonb_object_keys(cozesync.vector())};
@@ -217,7 +159,7 @@ scenario('open segment', 'open-segment', sub {
         BEGIN;
         INSERT INTO t SELECT g, repeat('y', 1000) FROM generate_series(1, 100) g;
         DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM go) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;
-        COMMIT}, $db);
+        COMMIT}, db());
     # which segments hold chunks, though nobody can see them yet
     my $with_chunks = q{SELECT string_agg(i::text, ' ') FROM generate_series(1, 8) i
         WHERE pg_relation_size('cozesync.chunk_' || i) > 0};
@@ -241,17 +183,20 @@ scenario('open segment', 'open-segment', sub {
 });
 
 # Who has read the node's state and is slow shall not take over what is no longer so.
-# Without the rule it breaks only if a session, not a worker, reads first.
+# Workers stay away meanwhile: whoever comes first reads for all.
 scenario('attached to the past', 'attach-whole', sub {
-    debug_stop($a, 'attach-read', $db, 1);
+    debug_stop($a, 'attach-before-read', db(), 0, 'workers');
+    debug_stop($a, 'attach-read', db(), 1, 'sessions');
     sql($a, 'SELECT cozesync.node_changed()');
-    my $slow = background($a, 'SELECT cozesync.vector()', $db);
-    wait_stopped($a, 'attach-read', $db);
+    my $slow = background($a, 'SELECT cozesync.vector()', db());
+    wait_stopped($a, 'attach-read', db());
     sql($a, 'SELECT cozesync.leave_group()');
-    debug_go($a, 'attach-read', $db);
+    debug_go($a, 'attach-read', db());
     $slow->finish;
-    return sql($a, 'SELECT cut IS NULL FROM cozesync.node_stats()') eq 't';
-}, nodes => [$a], holds_only => 1);
+    my $well = sql($a, 'SELECT cut IS NULL FROM cozesync.node_stats()') eq 't';
+    debug_go($a, 'attach-before-read', db());
+    return $well;
+}, nodes => [$a]);
 
 # What has no rule to take out.
 
@@ -264,7 +209,7 @@ sql($a, 'CALL fill(1000, 30)');
 crash_node($a);
 sql($a, q{SET cozesync.capture_buffer = '16kB'; UPDATE t SET v = v || '!'});
 sql($_, 'SELECT cozesync.resume()') for $a, $b;
-ok(wait_sync(\$db, $a, $b) && equal(), 'a large transaction survives restarts of its node');
+ok(wait_sync(\db(), $a, $b) && equal(), 'a large transaction survives restarts of its node');
 end();
 
 # A transaction that makes a group is alone with it until it commits.
@@ -276,14 +221,14 @@ my $making = background($a, q{
     SELECT cozesync.vector();
     DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM go) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;
     ROLLBACK;
-    SELECT count(*) FROM cozesync.member}, $db);
+    SELECT count(*) FROM cozesync.member}, db());
 until_true($a, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query ~ '^DO' AND datname = current_database()});
-like(sql_error($a, 'SELECT cozesync.vector()', $db), qr/not a member/, 'a group that is being made is not there');
+like(sql_error($a, 'SELECT cozesync.vector()', db()), qr/not a member/, 'a group that is being made is not there');
 sql($a, 'INSERT INTO go DEFAULT VALUES');
 my ($status, $out) = $making->finish;
 is((split /\n/, $out)[-1], 0, 'and is gone with its transaction');
-like(sql_error($a, 'SELECT cozesync.vector()', $db), qr/not a member/, 'for everybody');
-like(sql_error($a, q{BEGIN; SELECT cozesync.node_changed(); PREPARE TRANSACTION 'x'}, $db),
+like(sql_error($a, 'SELECT cozesync.vector()', db()), qr/not a member/, 'for everybody');
+like(sql_error($a, q{BEGIN; SELECT cozesync.node_changed(); PREPARE TRANSACTION 'x'}, db()),
     qr/0A000|prepared transactions are disabled/, 'what a node is cannot be prepared');
 
 # The extension is dropped and made again in one life of the server.
@@ -291,7 +236,7 @@ sql($a, q{SELECT cozesync.create_group('g', node_name => 'x', dsn => NULL); SELE
     if sql($a, q{CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x'); SELECT 1});
 my $was = sql($a, 'SELECT cozesync.vector()');
 sql($a, 'DROP EXTENSION cozesync CASCADE; CREATE EXTENSION cozesync');
-like(sql_error($a, 'SELECT cozesync.vector()', $db), qr/not a member/, 'a dropped extension leaves no node');
+like(sql_error($a, 'SELECT cozesync.vector()', db()), qr/not a member/, 'a dropped extension leaves no node');
 sql($a, q{SELECT cozesync.create_group('g', node_name => 'x', dsn => NULL); SELECT cozesync.add_table('t')});
 sql($a, q{INSERT INTO t VALUES (2, 'y')});
 is(sql($a, q{SELECT count(*) FROM cozesync.entries() WHERE kind = 'data' AND changes = 1 AND origin = 'x'
