@@ -75,7 +75,8 @@ for my $mode (qw(push pull))
 {
     set_links($mode, [qw(a b)], [qw(b a)], [qw(a c)], [qw(c a)], [qw(b c)], [qw(c b)]);
     my $share = share_twice(sub { load(@all); ok(wait_sync(@all), "in sync ($mode)"); });
-    cmp_ok($share, '<=', 5, sprintf('%.2f per cent of what was sent came twice (%s)', $share, $mode));
+    cmp_ok($share, '<=', 5, "a mesh sends each entry once ($mode): holds")
+        or diag("$share per cent came twice");
     same_rows(\@all, ['t']);
 }
 set_links('push', [qw(a b)], [qw(b a)], [qw(a c)], [qw(c a)], [qw(b c)], [qw(c b)]);
@@ -83,7 +84,7 @@ set_links('push', [qw(a b)], [qw(b a)], [qw(a c)], [qw(c a)], [qw(b c)], [qw(c b
 # Without the rule everybody sends everything: the counter shows it.
 debug_rule($_, 'one-road', 1) for @all;
 my $without = share_twice(sub { load($a); ok(wait_sync(@all), 'in sync without the rule'); });
-cmp_ok($without, '>', 10, sprintf('%.2f per cent comes twice without the rule', $without));
+cmp_ok($without, '>', 10, 'a mesh sends each entry once (push): breaks without the rule one-road');
 debug_rule($_, 'one-road', 0) for @all;
 
 # --- one that was away --------------------------------------------------------------------
