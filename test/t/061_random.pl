@@ -5,8 +5,8 @@
 # changes, swaps, savepoints, moves between partitions, now and then a TRUNCATE) on few
 # keys and few unique values, so that nearly everything conflicts; in some rounds
 # the links are paused meanwhile.  Then all tables are compared and, of tables with a
-# second unique key, the conflict logs, which are functions of the set, too; of the
-# others the losers.
+# second unique key or a policy, the conflict logs, which are functions of the set, too; of
+# the others the losers.
 #
 # SEED and ROUNDS in the environment replay a run or make it longer; NODES is 2 or 3.
 
@@ -24,24 +24,56 @@ my $nodes = $ENV{NODES} || 2;
 note "SEED=$seed ROUNDS=$rounds NODES=$nodes";
 srand($seed);
 
+# A table under each policy, two of them with a second unique key.
+my @policies = qw(first_update_wins highest_version node_order merge resolver hold);
+my @policy_tables = map { "p_$_" } @policies;
 my @nodes = new_group(
     nodes => [ (qw(a b c))[ 0 .. $nodes - 1 ] ],
-    schema => $random_schema);
+    schema => join('', $random_schema, map { qq{;
+        CREATE TABLE $_ (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, s text[], j jsonb, h text, v text, u text)} } @policy_tables) . q{;
+        CREATE UNIQUE INDEX ON p_merge (u);
+        CREATE UNIQUE INDEX ON p_node_order (u);
+        CREATE FUNCTION settle(e p_resolver, l p_resolver, b p_resolver, t text) RETURNS p_resolver IMMUTABLE LANGUAGE sql AS $$
+            SELECT CASE WHEN (l.n + e.n) % 3 = 0 THEN NULL WHEN (l.n + e.n) % 3 = 1 THEN e ELSE l END $$},
+    setup => join('', map { "SELECT cozesync.set_conflict_policy('p_$_', '$_');" } qw(first_update_wins merge hold)) . q{
+        SELECT cozesync.set_conflict_policy('p_highest_version', 'highest_version', version_column => 'n');
+        SELECT cozesync.set_conflict_policy('p_node_order', 'node_order', node_order => ARRAY['a']);
+        SELECT cozesync.set_conflict_policy('p_resolver', 'resolver', resolver => 'settle(p_resolver, p_resolver, p_resolver, text)');
+        SELECT cozesync.set_column_policy('p_merge', 'n', 'delta');
+        SELECT cozesync.set_column_policy('p_merge', 's', 'set_merge');
+        SELECT cozesync.set_column_policy('p_merge', 'j', 'json_merge');
+        SELECT cozesync.set_column_policy('p_merge', 'h', 'hold')});
 my $a = $nodes[0];
 
 my $counter = 0;
 
+sub policy_statement
+{
+    my ($name) = @_;
+    my ($table, $id, $n, $e) = (pick(@policy_tables), 1 + int rand 8, int rand 5, pick(qw('p' 'q' 'r' NULL)));
+    return pick(
+        "INSERT INTO $table VALUES ($id, $n, ARRAY[$e], '{\"a\": $n}', '$name', '$name', $e)",
+        (map { "UPDATE $table SET n = n + $n, v = '$name' WHERE id = $id" } 1 .. 3),
+        "UPDATE $table SET s = array_append(s, $e) WHERE id = $id",
+        "UPDATE $table SET s = array_remove(s, $e), j = j || '{\"b\": $n}' WHERE id = $id",
+        "UPDATE $table SET j = jsonb_set(j, '{o}', '{\"x\": $n}') WHERE id = $id",
+        "UPDATE $table SET h = '$name' WHERE id = $id",
+        "UPDATE $table SET u = $e WHERE id = $id",
+        "DELETE FROM $table WHERE id = $id");
+}
+
 sub statement
 {
     my ($node) = @_;
-    return random_statement($node->name . ++$counter);
+    my $name = $node->name . ++$counter;
+    return rand() < 0.5 ? policy_statement($name) : random_statement($name);
 }
 
 sub transaction
 {
     my ($node) = @_;
     my $dice = rand;
-    return "BEGIN; TRUNCATE " . pick(@random_tables) . ";\n" . statement($node) . ";\nCOMMIT;\n" if $dice < 0.01;
+    return "BEGIN; TRUNCATE " . pick(@random_tables, @policy_tables) . ";\n" . statement($node) . ";\nCOMMIT;\n" if $dice < 0.01;
     return join '', map { "$_;\n" } 'BEGIN', random_swap(), 'COMMIT' if $dice < 0.04;
     my @list = map { statement($node) . ";\n" } 1 .. pick(1, 1, 1, 2, 3, 4);
     return $list[0] if @list == 1;
@@ -63,7 +95,7 @@ sub folded_conflicts
     my ($node) = @_;
     return $node->safe_psql('postgres', q{
         SELECT c.table_name, c.key, c.conflict_type, c.loser_hlc, c.loser_origin, c.decided_hlc, c.decided_origin
-          FROM cozesync.conflict c WHERE c.table_name LIKE '%unique' AND c.conflict_type NOT LIKE '%missing'
+          FROM cozesync.conflict c WHERE (c.table_name LIKE '%unique' OR c.table_name LIKE 'p\_%') AND c.conflict_type NOT LIKE '%missing'
          ORDER BY 1, c.key::text COLLATE "C", 3, 4, 5, 6, 7});
 }
 
@@ -93,7 +125,7 @@ for my $round (1 .. $rounds)
     $_->finish for @running;
     $_->safe_psql('postgres', 'SELECT cozesync.resume()') for @apart;
     ok(wait_quiet(@nodes), "round $round: in sync" . (@apart ? ' after a time apart' : '')) or last;
-    same_rows(\@nodes, \@random_tables, "round $round: the same rows") or last;
+    same_rows(\@nodes, [ @random_tables, @policy_tables ], "round $round: the same rows") or last;
     same_everywhere(\&folded_conflicts, "round $round: the same conflicts over rows with unique values") or last;
     # among three a loser may stay on record although a later arrival cleared it
     if (@nodes == 2)
