@@ -77,6 +77,7 @@ DECLARE
     here jsonb;
     was jsonb;
     chosen jsonb;
+    generated text[];
 BEGIN
     PERFORM cozesync.check_may_change_group();
     IF choice IS NULL OR choice NOT IN ('local', 'remote', 'row') THEN
@@ -101,10 +102,13 @@ BEGIN
     EXECUTE format('SELECT to_jsonb(t) FROM %s AS t WHERE %s FOR UPDATE', relation,
                    cozesync.key_condition(relation, record_of.key)) INTO here USING record_of.key;
     was := record_of.result_row;
+    generated := ARRAY(SELECT a.attname::text FROM pg_attribute AS a
+                       WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '');
     -- As values of the table's columns, so that no session's settings show.
     EXECUTE format('SELECT CASE WHEN $1 IS NULL THEN NULL ELSE to_jsonb(jsonb_populate_record(NULL::%s, $1)) END', relation)
         INTO was USING was;
-    IF choice <> 'row' AND here IS DISTINCT FROM was THEN
+    -- What is generated is not in the log.
+    IF choice <> 'row' AND here - generated IS DISTINCT FROM was - generated THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'the row has changed since the conflict',
             HINT = 'Say what it is to be with choice "row".';

@@ -17,7 +17,7 @@ my @columns = (
     [ hi => 'text', 'max' ], [ lo => 'timestamp', 'min' ],
     [ js => 'jsonb', 'json_merge' ], [ st => 'text[]', 'set_merge' ],
     [ he => 'text', 'hold' ], [ la => 'text', 'last_update_wins' ]);
-everywhere('t', 'CREATE TABLE t (id int PRIMARY KEY, ' . join(', ', map { "$_->[0] $_->[1]" } @columns) . ')');
+everywhere('t', 'CREATE TABLE t (id int PRIMARY KEY, ' . join(', ', map { "$_->[0] $_->[1]" } @columns) . ', g int GENERATED ALWAYS AS (id * 2) STORED)');
 sql('a', q{SELECT cozesync.set_conflict_policy('t', 'merge')});
 sql('a', "SELECT cozesync.set_column_policy('t', '$_->[0]', '$_->[2]')") for @columns;
 ok(carry_all(), 'rules travel');
