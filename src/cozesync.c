@@ -27,6 +27,7 @@
 #include "link/roads.h"
 #include "link/utility.h"
 #include "log/state.h"
+#include "log/wall.h"
 #include "settings.h"
 
 PG_MODULE_MAGIC;
@@ -41,6 +42,7 @@ request_shared_memory(void)
 {
 	if (previous_shmem_request_hook)
 		previous_shmem_request_hook();
+	RequestAddinShmemSpace(coze_wall_shmem_size());
 	RequestAddinShmemSpace(coze_state_shmem_size());
 	RequestAddinShmemSpace(coze_queue_shmem_size());
 	RequestAddinShmemSpace(coze_apply_shmem_size());
@@ -58,6 +60,7 @@ start_shared_memory(void)
 	if (previous_shmem_startup_hook)
 		previous_shmem_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	coze_wall_shmem_init();
 	coze_state_shmem_init();
 	coze_queue_shmem_init();
 	coze_apply_shmem_init();

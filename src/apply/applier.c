@@ -61,6 +61,7 @@
 #include "log/log.h"
 #include "log/members.h"
 #include "log/state.h"
+#include "log/wall.h"
 #include "settings.h"
 
 /* A round ends after this long, or this many bytes. */
@@ -108,16 +109,6 @@ static uint64 retries_seen = 0;
 static int64 last_upkeep = 0;
 static int64 last_retain = 0;
 static CozeVersion reporting = {0, 0};	/* own entry that is being reported */
-
-/* Time that never goes back: waits must not hang on a wall clock that is set. */
-static int64
-monotonic_us(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MICROSEC(now);
-}
 
 /* --- settings that must not depend on the user's configuration --- */
 
@@ -212,7 +203,7 @@ rewind_queues(void)
 static bool
 is_ready(const CozeOriginQueue *queue, const CozeQueuedEntry *entry)
 {
-	if (queue->stopped && queue->retry_at > monotonic_us())
+	if (queue->stopped && queue->retry_at > coze_monotonic())
 		return false;
 	if (entry->prev != coze_vector_get(&round.held, queue->origin))
 		return false;
@@ -295,7 +286,7 @@ stop_origin(CozeOriginQueue *queue, ErrorData *error, const char *key, Oid relid
 	queue->stopped = true;
 	queue->delay = queue->delay == 0 || lock ? cozesync_retry_min :
 		Min(2 * queue->delay, cozesync_retry_max);
-	queue->retry_at = monotonic_us() + queue->delay * INT64CONST(1000);
+	queue->retry_at = coze_monotonic() + queue->delay * INT64CONST(1000);
 	coze_stop_set(queue->origin, coze_intake_head(queue)->head.version.hlc, relid,
 				  lock ? held_back_by : 0, key, error->message);
 	if (queue->error != NULL && strcmp(queue->error, error->message) == 0)
@@ -685,7 +676,7 @@ do_upkeep(int64 now)
 static void
 upkeep(void)
 {
-	int64		now = monotonic_us();
+	int64		now = coze_monotonic();
 
 	if (now - last_upkeep < cozesync_beat_interval * INT64CONST(1000))
 		return;
@@ -776,7 +767,7 @@ heed_group(void)
 static long
 pause_length(void)
 {
-	int64		now = monotonic_us();
+	int64		now = coze_monotonic();
 	int64		until = last_upkeep + cozesync_beat_interval * INT64CONST(1000);
 	CozeOriginQueue *queue;
 

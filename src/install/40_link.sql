@@ -81,6 +81,14 @@ SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION cozesync.links_closed() IS 'why all links of this database are closed; NULL if they are not';
 REVOKE ALL ON FUNCTION cozesync.links_closed() FROM PUBLIC;
 
+CREATE FUNCTION cozesync.clock_leap()
+RETURNS interval
+AS 'MODULE_PATHNAME', 'coze_clock_leap_interval'
+LANGUAGE C VOLATILE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION cozesync.clock_leap() IS 'what the machine''s clock has leapt by and is not followed in; NULL if it has not';
+REVOKE ALL ON FUNCTION cozesync.clock_leap() FROM PUBLIC;
+
 CREATE FUNCTION cozesync.system_identifier()
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'coze_system_identifier'

@@ -13,16 +13,19 @@
 #include "libpq-fe.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "debug.h"
 #include "link/link_state.h"
 #include "link/remote.h"
 #include "log/state.h"
+#include "log/wall.h"
 
 PG_FUNCTION_INFO_V1(coze_links_changed);
 PG_FUNCTION_INFO_V1(coze_retry_link);
 PG_FUNCTION_INFO_V1(coze_check_dsn);
 PG_FUNCTION_INFO_V1(coze_links_closed);
+PG_FUNCTION_INFO_V1(coze_clock_leap_interval);
 PG_FUNCTION_INFO_V1(coze_system_identifier);
 
 /* This transaction changed links: the linker looks at them when it has committed. */
@@ -82,6 +85,20 @@ coze_links_closed(PG_FUNCTION_ARGS)
 	if (reason == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(reason));
+}
+
+/* What the machine's clock has leapt by and is not followed in; NULL: nothing. */
+Datum
+coze_clock_leap_interval(PG_FUNCTION_ARGS)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	coze_check_preloaded();
+	(void) coze_wall();
+	interval->time = coze_wall_leap();
+	if (interval->time == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INTERVAL_P(interval);
 }
 
 Datum

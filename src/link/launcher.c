@@ -62,6 +62,7 @@
 #include "link/link_state.h"
 #include "link/roads.h"
 #include "log/state.h"
+#include "log/wall.h"
 #include "settings.h"
 
 /* Databases that are looked at at the same time, beside the members. */
@@ -120,7 +121,7 @@ typedef struct Watched
 	Oid			database;
 	BackgroundWorkerHandle *handle; /* NULL: not started */
 	int			failures;		/* in a row */
-	TimestampTz start_at;
+	CozeMoment	start_at;
 } Watched;
 
 static LauncherShared *shared;
@@ -386,7 +387,7 @@ static void
 send_away(Oid database)
 {
 	int			pids[256];
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_TIMEOUT);
+	CozeMoment until = TimestampTzPlusMilliseconds(coze_monotonic(), LEAVE_TIMEOUT);
 
 	for (;;)
 	{
@@ -400,7 +401,7 @@ send_away(Oid database)
 			others++;
 			end_process(pids[i]);
 		}
-		if (others == 0 || GetCurrentTimestamp() >= until)
+		if (others == 0 || coze_monotonic() >= until)
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 LEAVE_POLL, PG_WAIT_EXTENSION);
@@ -643,7 +644,7 @@ start_linker(Watched *w)
 static long
 tend(Watched *w, bool wanted)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 	pid_t		pid;
 
 	if (w->handle != NULL)

@@ -14,6 +14,7 @@
 
 #include "link/link_state.h"
 #include "link/topology.h"
+#include "log/wall.h"
 
 typedef struct CozeLink CozeLink;
 
@@ -42,7 +43,7 @@ extern void coze_link_retry(CozeLink *link);
 extern bool coze_link_was_tried(const CozeLink *link);
 
 /* When to run it though nothing has happened. */
-extern TimestampTz coze_link_due(const CozeLink *link);
+extern CozeMoment coze_link_due(const CozeLink *link);
 
 /* What it waits for; may change with every run. */
 extern pgsocket coze_link_socket(const CozeLink *link);

@@ -32,14 +32,16 @@ struct CozeLinkSlot
 	Oid			database;		/* InvalidOid: free */
 	bool		retry;
 	bool		has_skew;
+	bool		skew_is_rough;
 	int			sessions[COZE_LINK_DIRECTIONS]; /* in which the peer works the link */
-	TimestampTz served_at[COZE_LINK_DIRECTIONS];	/* when the last of them ended, or the
+	CozeMoment	served_at[COZE_LINK_DIRECTIONS];	/* when the last of them ended, or the
 													 * slot was made */
-	TimestampTz heard_at;		/* when the peer last told what it has applied */
+	CozeMoment	heard_at;		/* when the peer last told what it has applied */
 	CozeOrigin	peer;
 	CozeLinkStatus link[COZE_LINK_DIRECTIONS];
 	bool		error_is_over[COZE_LINK_DIRECTIONS];
 	int64		clock_skew;
+	CozeMoment	skew_at;		/* when that was measured */
 	bool		has_applied;
 	int			applied_n;
 	int			applied_cap;
@@ -77,6 +79,9 @@ typedef struct KnownSlot
 /* See coze_link_is_neglected(); us. */
 #define PATIENCE INT64CONST(3000000)
 #define HEARD_LATELY INT64CONST(30000000)
+
+/* A skew that was measured both ways counts for so long (us) before a rough one. */
+#define ROUGH_SKEW_AFTER INT64CONST(5000000)
 
 static LinkDirectory *directory;
 static dsa_area *area;
@@ -203,7 +208,7 @@ take_free_slot(CozeOrigin peer)
 		for (int d = 0; d < COZE_LINK_DIRECTIONS; d++)
 		{
 			slot->sessions[d] = 0;
-			slot->served_at[d] = GetCurrentTimestamp();
+			slot->served_at[d] = coze_monotonic();
 		}
 		slot->heard_at = 0;
 		slot->has_applied = false;
@@ -373,7 +378,7 @@ coze_link_heard(CozeLinkSlot *slot, CozeLinkDirection direction)
 {
 	if (!lock_slot(slot))
 		return;
-	slot->link[direction].heard_at = GetCurrentTimestamp();
+	slot->link[direction].heard_at = coze_monotonic();
 	LWLockRelease(&slot->lock);
 }
 
@@ -410,12 +415,19 @@ coze_link_error_over(CozeLinkSlot *slot, CozeLinkDirection direction)
 }
 
 void
-coze_link_set_skew(CozeLinkSlot *slot, int64 skew)
+coze_link_set_skew(CozeLinkSlot *slot, int64 skew, bool rough)
 {
+	CozeMoment	now = coze_monotonic();
+
 	if (!lock_slot(slot))
 		return;
-	slot->has_skew = true;
-	slot->clock_skew = skew;
+	if (!rough || !slot->has_skew || slot->skew_is_rough || now - slot->skew_at > ROUGH_SKEW_AFTER)
+	{
+		slot->has_skew = true;
+		slot->skew_is_rough = rough;
+		slot->clock_skew = skew;
+		slot->skew_at = now;
+	}
 	LWLockRelease(&slot->lock);
 }
 
@@ -447,7 +459,7 @@ coze_link_set_served(CozeLinkSlot *slot, CozeLinkDirection direction, bool serve
 	if (!lock_slot(slot))
 		return;
 	slot->sessions[direction] = Max(0, slot->sessions[direction] + (served ? 1 : -1));
-	slot->served_at[direction] = GetCurrentTimestamp();
+	slot->served_at[direction] = coze_monotonic();
 	LWLockRelease(&slot->lock);
 	serves[direction] = served;
 	served_slot = slot;
@@ -462,7 +474,7 @@ coze_link_is_served(CozeLinkSlot *slot, CozeLinkDirection direction)
 bool
 coze_link_is_neglected(CozeLinkSlot *slot, CozeLinkDirection direction)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 	bool		neglected;
 
 	if (!lock_slot(slot))
@@ -520,7 +532,7 @@ coze_link_set_applied(CozeLinkSlot *slot, const CozeVector *applied)
 			   applied->n * sizeof(CozeVectorEntry));
 	slot->applied_n = applied->n;
 	slot->has_applied = true;
-	slot->heard_at = GetCurrentTimestamp();
+	slot->heard_at = coze_monotonic();
 	LWLockRelease(&slot->lock);
 	return more;
 }
@@ -565,6 +577,7 @@ copy_status(CozeLinkSlot *slot, CozePeerStatus *status)
 	memcpy(status->link, slot->link, sizeof(status->link));
 	status->has_skew = slot->has_skew;
 	status->clock_skew = slot->clock_skew;
+	status->skew_at = slot->skew_at;
 	status->told_at = slot->has_applied ? slot->heard_at : 0;
 	copy_applied(slot, &status->applied);
 }

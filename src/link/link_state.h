@@ -17,6 +17,7 @@
 #include "datatype/timestamp.h"
 
 #include "base/vector.h"
+#include "log/wall.h"
 
 typedef enum CozeLinkState
 {
@@ -46,7 +47,7 @@ typedef struct CozeLinkStatus
 	bool		behind;			/* streaming, with more to come than one batch */
 	int			pid;			/* linker here, or the backend that the peer's uses; 0: none */
 	CozeHlc		sent_hlc;		/* of the last entry that went over it */
-	TimestampTz heard_at;		/* when the other end last said anything over it; 0: not yet */
+	CozeMoment	heard_at;		/* when the other end last said anything over it; 0: not yet */
 	uint64		transactions;	/* that went over it since the server started */
 	uint64		bytes;
 	uint64		duplicates;		/* of these, what another road had brought already */
@@ -62,8 +63,9 @@ typedef struct CozePeerStatus
 	CozeLinkStatus link[COZE_LINK_DIRECTIONS];
 	bool		has_skew;
 	int64		clock_skew;		/* us that its clock is ahead of ours */
+	CozeMoment	skew_at;		/* when that was measured */
 	CozeVector	applied;		/* there, flushed, as it said itself */
-	TimestampTz told_at;		/* when it said so; 0: not since the server started */
+	CozeMoment	told_at;		/* when it said so; 0: not since the server started */
 } CozePeerStatus;
 
 typedef struct CozeLinkSlot CozeLinkSlot;
@@ -103,7 +105,11 @@ extern bool coze_link_set_error(CozeLinkSlot *slot, CozeLinkDirection direction,
 /* Streaming again: the next error is worth logging whatever it is. */
 extern void coze_link_error_over(CozeLinkSlot *slot, CozeLinkDirection direction);
 
-extern void coze_link_set_skew(CozeLinkSlot *slot, int64 skew);
+/*
+ * How far the peer's clock is ahead of ours (us).  A rough one does not know how long
+ * its word took to come here, and counts only where there is no other.
+ */
+extern void coze_link_set_skew(CozeLinkSlot *slot, int64 skew, bool rough);
 
 /* What the peer has applied and flushed.  Returns true if that is more than was known. */
 extern bool coze_link_set_applied(CozeLinkSlot *slot, const CozeVector *applied);

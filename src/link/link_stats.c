@@ -216,7 +216,7 @@ put_link(Row *row, const CozeTopology *topology, const CozeMember *peer,
 	put(row, Int64GetDatum((int64) link->bytes), false);
 	put(row, Int64GetDatum((int64) link->duplicates), false);
 	put(row, Int64GetDatum((int64) link->duplicate_bytes), false);
-	put_time(row, link->heard_at);
+	put_time(row, link->heard_at != 0 ? coze_wall_of(link->heard_at) : 0);
 	put_interval(row, status->clock_skew, !status->has_skew);
 	put_text(row, closed != NULL ? closed : is_stopped ? stop.error :
 			 link->last_error_at != 0 ? link->last_error : NULL);

@@ -44,6 +44,8 @@
 #include "link/roads.h"
 #include "link/session.h"
 #include "log/state.h"
+#include "log/wall.h"
+#include "settings.h"
 
 /* The applier is started again after so many us, doubled each time. */
 #define APPLIER_RESTART_MIN INT64CONST(100000)
@@ -58,6 +60,10 @@
 /* Look so often (us) at connections that are about to be closed. */
 #define SWEEP_DELAY INT64CONST(20000)
 
+/* Look so often (us) at the machine's clock; peers' clocks count if measured lately. */
+#define CLOCK_CHECK INT64CONST(1000000)
+#define SKEW_MAX_AGE INT64CONST(10000000)
+
 /* Sleep no longer than this (us), so that nothing is overlooked for good. */
 #define LONGEST_SLEEP INT64CONST(10000000)
 
@@ -69,7 +75,7 @@ static uint64 generation;
 static MemoryContext topology_context;
 static CozeTopology *topology;
 static CozeOrigin own_origin;
-static TimestampTz matched_at;	/* when links were last made and freed */
+static CozeMoment	matched_at;	/* when links were last made and freed */
 static bool stands_in;			/* a peer does not work a link: match again soon */
 static bool is_joining;
 CozeJoiningHook coze_joining_hook = NULL;
@@ -79,7 +85,7 @@ static bool closed;				/* links are closed until the identity is confirmed */
 static bool wait_set_is_stale = true;
 
 static BackgroundWorkerHandle *applier;
-static TimestampTz applier_start_at;
+static CozeMoment	applier_start_at;
 static int64 applier_delay = APPLIER_RESTART_MIN;
 
 /* --- the applier ----------------------------------------------------------------------- */
@@ -92,7 +98,7 @@ stop_applier(int code, Datum arg)
 }
 
 static void
-start_applier(TimestampTz now)
+start_applier(CozeMoment now)
 {
 	BackgroundWorker worker = {
 		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
@@ -126,8 +132,8 @@ release_links(int code, Datum arg)
 }
 
 /* Returns when to look again. */
-static TimestampTz
-tend_applier(TimestampTz now)
+static CozeMoment
+tend_applier(CozeMoment now)
 {
 	pid_t		pid;
 
@@ -271,7 +277,7 @@ match_links(void)
 	ListCell   *lc;
 
 	stands_in = false;
-	matched_at = GetCurrentTimestamp();
+	matched_at = coze_monotonic();
 	for (int i = 0; local != NULL && i < topology->nmembers; i++)
 	{
 		const CozeMember *peer = &topology->members[i];
@@ -443,9 +449,9 @@ make_wait_set(void)
 }
 
 static void
-sleep_until(TimestampTz due)
+sleep_until(CozeMoment due)
 {
-	int64		us = due - GetCurrentTimestamp();
+	int64		us = due - coze_monotonic();
 	WaitEvent	event;
 
 	us = Max(0, Min(us, LONGEST_SLEEP));
@@ -455,15 +461,70 @@ sleep_until(TimestampTz due)
 	ResetLatch(MyLatch);
 }
 
+/* --- the clock ----------------------------------------------------------------------------------------- */
+
+typedef struct Skews
+{
+	int			n;
+	int64	   *skew;
+} Skews;
+
+static void
+take_skew(void *arg, const CozePeerStatus *status)
+{
+	Skews	   *skews = arg;
+
+	if (status->has_skew && coze_monotonic() - status->skew_at < SKEW_MAX_AGE)
+		skews->skew[skews->n++] = status->clock_skew;
+}
+
+/* Has the machine's clock leapt?  Then ask the peers, and tell the server's log once. */
+static void
+watch_clock(void)
+{
+	static int64 told = 0;
+	int64		leap;
+	Skews		skews = {0};
+
+	(void) coze_wall();
+	leap = coze_wall_leap();
+	if (leap == 0)
+	{
+		if (told != 0)
+			ereport(LOG,
+					(errmsg("the clock of this machine is back where it was expected")));
+		told = 0;
+		return;
+	}
+	skews.skew = palloc(cozesync_max_nodes * sizeof(int64));
+	coze_link_for_each_peer(take_skew, &skews);
+	if (coze_wall_judge(skews.skew, skews.n))
+	{
+		ereport(LOG,
+				(errmsg("the clock of this machine was set by %.3f s, and is followed", leap / 1000000.0),
+				 errdetail("The clocks of most peers confirm it.")));
+		told = 0;
+	}
+	else if (told == 0)
+	{
+		ereport(WARNING,
+				(errmsg("the clock of this machine has leapt by %.3f s, and is not followed", leap / 1000000.0),
+				 errdetail("No majority of peers that are connected confirms it."),
+				 errhint("Set the clock right; if it is right now, restart the server.")));
+		told = leap;
+	}
+	pfree(skews.skew);
+}
+
 /* --- the loop --------------------------------------------------------------------------------------------- */
 
 /* Has every peer been tried since the start? */
 static bool
-has_settled(TimestampTz started_at)
+has_settled(CozeMoment started_at)
 {
 	ListCell   *lc;
 
-	if (GetCurrentTimestamp() - started_at > SETTLE_TIMEOUT)
+	if (coze_monotonic() - started_at > SETTLE_TIMEOUT)
 		return true;
 	foreach(lc, links)
 	{
@@ -509,10 +570,10 @@ any_sends(void)
 }
 
 /* Returns when to run again. */
-static TimestampTz
+static CozeMoment
 run_links(bool may_send)
 {
-	TimestampTz due = GetCurrentTimestamp() + LONGEST_SLEEP;
+	CozeMoment	due = coze_monotonic() + LONGEST_SLEEP;
 	bool		heeds = any_sends();
 	ListCell   *lc;
 
@@ -524,7 +585,7 @@ run_links(bool may_send)
 		due = Min(due, coze_link_due(lfirst(lc)));
 	}
 	/* a link has just opened: commits since it read the log did not wake us */
-	return !heeds && any_sends() ? GetCurrentTimestamp() : due;
+	return !heeds && any_sends() ? coze_monotonic() : due;
 }
 
 static void
@@ -554,13 +615,14 @@ start_up(Oid database)
 void
 coze_linker_main(Datum main_arg)
 {
-	TimestampTz started_at = GetCurrentTimestamp();
+	CozeMoment started_at = coze_monotonic();
+	CozeMoment	clock_at = 0;
 	bool		settled = false;
 
 	start_up(DatumGetObjectId(main_arg));
 	for (;;)
 	{
-		TimestampTz due;
+		CozeMoment due;
 		char	   *reason;
 
 		CHECK_FOR_INTERRUPTS();
@@ -572,19 +634,25 @@ coze_linker_main(Datum main_arg)
 		reason = coze_link_closed_reason();
 		if (generation != coze_group_generation() || (reason != NULL && !closed))
 			read_topology();
-		else if (stands_in && GetCurrentTimestamp() - matched_at > STAND_IN_CHECK)
+		else if (stands_in && coze_monotonic() - matched_at > STAND_IN_CHECK)
 			match_links();
 		if (reason != NULL)
 			pfree(reason);
 		if (!settled)
 			settled = has_settled(started_at);
 		due = run_links(settled);
+		if (coze_monotonic() >= clock_at)
+		{
+			watch_clock();
+			clock_at = coze_monotonic() + CLOCK_CHECK;
+		}
+		due = Min(due, clock_at);
 		if (stands_in)
 			due = Min(due, matched_at + STAND_IN_CHECK);
 		if (!settled && has_settled(started_at))
 			continue;
 		if (coze_remote_sweep())
-			due = Min(due, GetCurrentTimestamp() + SWEEP_DELAY);
-		sleep_until(Min(due, tend_applier(GetCurrentTimestamp())));
+			due = Min(due, coze_monotonic() + SWEEP_DELAY);
+		sleep_until(Min(due, tend_applier(coze_monotonic())));
 	}
 }

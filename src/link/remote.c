@@ -26,6 +26,7 @@
 
 #include "catalog/pg_type.h"
 #include "link/remote.h"
+#include "log/wall.h"
 #include "settings.h"
 
 struct CozeRemote
@@ -37,7 +38,7 @@ struct CozeRemote
 	bool		unsent;			/* something waits for room in the socket */
 	PostgresPollingStatusType polling;
 	int			unanswered;		/* statements whose sync has not come */
-	TimestampTz retired_at;
+	CozeMoment	retired_at;
 	const char *failure;		/* of our own, instead of libpq's */
 };
 
@@ -136,7 +137,7 @@ coze_remote_retire(CozeRemote *remote)
 		return;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	remote->retired_at = GetCurrentTimestamp();
+	remote->retired_at = coze_monotonic();
 	retired = lappend(retired, remote);
 	MemoryContextSwitchTo(old);
 }
@@ -155,7 +156,7 @@ coze_remote_sweep(void)
 		while ((status = coze_remote_receive(remote, &answer)) == COZE_REMOTE_READY)
 			;
 		if (status == COZE_REMOTE_WAITING && remote->unanswered > 0 &&
-			GetCurrentTimestamp() - remote->retired_at < RETIRED_MAX)
+			coze_monotonic() - remote->retired_at < RETIRED_MAX)
 			continue;
 		retired = foreach_delete_current(retired, lc);
 		coze_remote_close(remote);

@@ -35,6 +35,7 @@
 #include "link/roads.h"
 #include "link/source.h"
 #include "log/state.h"
+#include "log/wall.h"
 #include "settings.h"
 
 /* All in us. */
@@ -49,16 +50,16 @@ typedef struct Road
 	CozeOrigin	origin;
 	CozeOrigin	peer;			/* who is to send; 0: everybody */
 	bool		is_linked;		/* the origin has a link of its own to here */
-	TimestampTz moved_at;		/* when something last came over it, or it was named */
-	TimestampTz lacking_since;	/* a peer holds more than has come; 0: none does */
-	TimestampTz avoid_until;	/* the origin's own link has failed */
+	CozeMoment	moved_at;		/* when something last came over it, or it was named */
+	CozeMoment	lacking_since;	/* a peer holds more than has come; 0: none does */
+	CozeMoment	avoid_until;	/* the origin's own link has failed */
 } Road;
 
 typedef struct RoadMap
 {
 	LWLock		lock;
 	Oid			database;		/* InvalidOid: free */
-	TimestampTz weighed_at;
+	CozeMoment	weighed_at;
 	int			n;
 	Road	   *roads;			/* cozesync_max_nodes */
 } RoadMap;
@@ -180,7 +181,7 @@ find_road(RoadMap *map, CozeOrigin origin)
 
 /* An origin with a link of its own is waited for; another's road is found when weighed. */
 static void
-set_origin(RoadMap *map, CozeOrigin origin, bool is_linked, TimestampTz now)
+set_origin(RoadMap *map, CozeOrigin origin, bool is_linked, CozeMoment now)
 {
 	Road	   *road = find_road(map, origin);
 
@@ -206,7 +207,7 @@ void
 coze_roads_set_topology(const CozeTopology *topology)
 {
 	RoadMap    *map = my_map();
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 	CozeOrigin	own = coze_own_origin();
 
 	if (map == NULL)
@@ -232,7 +233,7 @@ take_peer(void *arg, const CozePeerStatus *status)
 	Sources    *sources = arg;
 	Source	   *source = &sources->s[sources->n++];
 	const CozeLinkStatus *in = &status->link[COZE_LINK_IN];
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 
 	source->peer = status->peer;
 	source->is_up = in->pid != 0 && in->state == COZE_LINK_STREAMING &&
@@ -321,7 +322,7 @@ somebody_is_silent(const Sources *sources)
 /* --- weighing ---------------------------------------------------------------------------- */
 
 static void
-name_road(Road *road, CozeOrigin peer, TimestampTz now)
+name_road(Road *road, CozeOrigin peer, CozeMoment now)
 {
 	road->peer = peer;
 	road->moved_at = now;
@@ -331,7 +332,7 @@ name_road(Road *road, CozeOrigin peer, TimestampTz now)
 
 /* Has the road had its chance, and nothing came of what is lacking? */
 static bool
-has_failed(const Road *road, const Sources *sources, TimestampTz now)
+has_failed(const Road *road, const Sources *sources, CozeMoment now)
 {
 	const Source *source = source_of(sources, road->peer);
 	bool		up = source != NULL && source->is_up;
@@ -342,7 +343,7 @@ has_failed(const Road *road, const Sources *sources, TimestampTz now)
 }
 
 static void
-weigh(Road *road, const Sources *sources, CozeHlc queued, TimestampTz now)
+weigh(Road *road, const Sources *sources, CozeHlc queued, CozeMoment now)
 {
 	CozeOrigin	other;
 
@@ -375,7 +376,7 @@ weigh(Road *road, const Sources *sources, CozeHlc queued, TimestampTz now)
 static void
 weigh_roads(RoadMap *map, const CozeVector *queued)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 	Sources		sources;
 
 	if (now - map->weighed_at < WEIGH_INTERVAL && now >= map->weighed_at)
@@ -393,7 +394,7 @@ void
 coze_roads_came(CozeOrigin peer, const CozeVector *origins)
 {
 	RoadMap    *map = my_map();
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 
 	if (map == NULL)
 		return;

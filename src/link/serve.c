@@ -40,6 +40,7 @@
 #include "link/source.h"
 #include "link/target.h"
 #include "log/state.h"
+#include "log/wall.h"
 #include "settings.h"
 
 /* send() waits so long (us), or so long while the peer has not applied everything. */
@@ -240,6 +241,7 @@ coze_hello(PG_FUNCTION_ARGS)
 	for (int i = 0; i < hello.held.n; i++)
 		coze_vector_set(&held, hello.held.p[i].origin, hello.held.p[i].hlc);
 	note_applied(&held);
+	coze_link_set_skew(session.slot, hello.clock - coze_wall(), true);
 	coze_link_ask_retry(session.slot);
 	coze_worker_wake(COZE_WORKER_LINKER);
 	set_up_session();
@@ -332,6 +334,7 @@ take_request(const char *data, Size size, bool begins)
 	coze_link_set_state(session.slot, COZE_LINK_OUT, COZE_LINK_STREAMING,
 						coze_source_is_behind(session.source));
 	coze_link_heard(session.slot, COZE_LINK_OUT);
+	coze_link_set_skew(session.slot, ack.clock - coze_wall(), true);
 	note_applied(&ack.applied);
 	if (begins || coze_source_must_begin(session.source))
 		coze_source_begin(session.source, &ack);
@@ -349,9 +352,9 @@ take_request(const char *data, Size size, bool begins)
 
 /* Sleep until woken or something may be due, at most until the given time. */
 static void
-wait_for_entries(TimestampTz until)
+wait_for_entries(CozeMoment until)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 	int64		us = coze_source_wait(session.source);
 
 	us = us < 0 ? until - now : Min(us, until - now);
@@ -371,11 +374,11 @@ wait_for_entries(TimestampTz until)
 static bool
 wait_for_batch(CozeBuf *batch, Size limit)
 {
-	TimestampTz until = GetCurrentTimestamp() + session.wait;
+	CozeMoment until = coze_monotonic() + session.wait;
 
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		CozeMoment	now = coze_monotonic();
 		CozeSourceLook look = coze_source_look(session.source, now);
 
 		if (look == COZE_SOURCE_DATA)

@@ -34,6 +34,7 @@
 #include "link/session.h"
 #include "log/log.h"
 #include "log/state.h"
+#include "log/wall.h"
 
 CozeDroppedHook coze_dropped_hook = NULL;
 
@@ -105,7 +106,7 @@ coze_hello_make(CozeBuf *buf)
 	hello.held.p[hello.held.n++] = coze_position_of(hello.origin, coze_own_committed(), &base);
 	qsort(hello.held.p, hello.held.n, sizeof(CozePosition), compare_positions);
 	coze_flush();
-	hello.clock = GetCurrentTimestamp();
+	hello.clock = coze_wall();
 	coze_wire_put_hello(buf, &hello);
 	coze_vector_free(&held);
 }

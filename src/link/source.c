@@ -33,6 +33,7 @@
 #include "link/source.h"
 #include "log/log.h"
 #include "log/state.h"
+#include "log/wall.h"
 
 /*
  * How old (us) the peer's word on what it has, and on what it wants from us, may be while
@@ -67,9 +68,9 @@ struct CozeSource
 	OpenEntry	open;
 	bool		fresh;			/* after is what the peer said, nothing was sent since */
 	bool		ask;			/* the prune base has passed after */
-	TimestampTz word_at;		/* when the peer last said what it has */
+	CozeMoment	word_at;		/* when the peer last said what it has */
 	CozeHlc		horizon;		/* when reading found nothing, and */
-	TimestampTz look_again;		/* not before, unless the horizon has moved */
+	CozeMoment	look_again;		/* not before, unless the horizon has moved */
 	uint64		batch_entries;
 	CozeHlc		batch_hlc;
 	bool		behind;
@@ -135,7 +136,7 @@ coze_source_begin(CozeSource *source, const CozeAck *ack)
 	source->fresh = true;
 	source->ask = false;
 	source->look_again = 0;
-	source->word_at = GetCurrentTimestamp();
+	source->word_at = coze_monotonic();
 	MemoryContextSwitchTo(old);
 }
 
@@ -151,7 +152,7 @@ coze_source_acknowledge(CozeSource *source, const CozeAck *ack)
 	coze_vector_copy(&source->leave, &ack->leave);
 	if (open != 0)
 		coze_vector_set(&source->after, open, keep);
-	source->word_at = GetCurrentTimestamp();
+	source->word_at = coze_monotonic();
 	MemoryContextSwitchTo(old);
 }
 
@@ -232,7 +233,7 @@ owes_own(const CozeSource *source)
 }
 
 CozeSourceLook
-coze_source_look(CozeSource *source, TimestampTz now)
+coze_source_look(CozeSource *source, CozeMoment now)
 {
 	CozeVector	held = {0};
 	CozeSourceLook look = COZE_SOURCE_NOTHING;
@@ -551,7 +552,7 @@ bool
 coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 {
 	CozeHlc		horizon;
-	TimestampTz now = GetCurrentTimestamp();
+	CozeMoment	now = coze_monotonic();
 	CozeVector	began = {0};
 	Snapshot	snapshot;
 	bool		whole = true;

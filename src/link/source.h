@@ -12,6 +12,7 @@
 
 #include "base/wire.h"
 #include "link/topology.h"
+#include "log/wall.h"
 
 typedef struct CozeSource CozeSource;
 
@@ -39,7 +40,7 @@ extern void coze_source_acknowledge(CozeSource *source, const CozeAck *ack);
 extern bool coze_source_must_begin(const CozeSource *source);
 
 /* Is there anything to send?  Looks at shared memory only. */
-extern CozeSourceLook coze_source_look(CozeSource *source, TimestampTz now);
+extern CozeSourceLook coze_source_look(CozeSource *source, CozeMoment now);
 
 /* After NOTHING: look again after so long (us) if nobody wakes; -1: no need to. */
 extern int64 coze_source_wait(CozeSource *source);

@@ -29,6 +29,7 @@
 #include "link/roads.h"
 #include "link/target.h"
 #include "log/state.h"
+#include "log/wall.h"
 
 /* The entry whose chunks are awaited. */
 typedef struct OpenEntry
@@ -154,7 +155,7 @@ coze_target_acknowledge(CozeTarget *target, CozeAck *ack)
 	coze_flush();
 	coze_queue_state(target->peer, &ack->queued, &ack->window);
 	coze_roads_left_to_others(target->peer, &ack->queued, &ack->leave);
-	ack->clock = GetCurrentTimestamp();
+	ack->clock = coze_wall();
 }
 
 /* --- changes ---------------------------------------------------------------------------- */
@@ -254,7 +255,7 @@ must_skip(CozeTarget *target, CozeVersion version)
 {
 	MemoryContext old;
 	char		message[COZE_LINK_ERROR_MAX];
-	int64		ahead = version.hlc - GetCurrentTimestamp();
+	int64		ahead = version.hlc - coze_wall();
 
 	if (coze_vector_get(&target->skipped, version.origin) != 0)
 		return true;

@@ -25,12 +25,12 @@
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "debug.h"
 #include "log/shared.h"
 #include "log/state.h"
+#include "log/wall.h"
 #include "settings.h"
 
 /* --- clock -------------------------------------------------------------------------- */
@@ -113,7 +113,7 @@ static void
 draw_hlc(void)
 {
 	coze_ending.drawn.origin = coze_ending.detach_at_end ? coze_ending.own_view.origin : coze_mine->origin;
-	coze_ending.drawn.hlc = coze_hlc_next(pg_atomic_read_u64(&coze_mine->clock), GetCurrentTimestamp());
+	coze_ending.drawn.hlc = coze_hlc_next(pg_atomic_read_u64(&coze_mine->clock), coze_wall());
 	pg_atomic_write_u64(&coze_mine->clock, coze_ending.drawn.hlc);
 }
 
@@ -191,7 +191,7 @@ coze_clock_advance(CozeHlc received)
 {
 	if ((CozeHlc) pg_atomic_read_u64(&coze_mine->clock) >= received)
 		return true;
-	if (coze_hlc_too_far(received, GetCurrentTimestamp(), cozesync_max_clock_drift * INT64CONST(1000)))
+	if (coze_hlc_too_far(received, coze_wall(), cozesync_max_clock_drift * INT64CONST(1000)))
 		return false;
 	LWLockAcquire(&coze_mine->lock, LW_EXCLUSIVE);
 	coze_atomic_raise(&coze_mine->clock, received);
