@@ -450,7 +450,8 @@ decide(Alone *a)
 	state = fold_all(a);
 	if (coze_row_find(a->target, a->key, COZE_LOOK_TO_DELETE, &found))
 		a->here = copy_of_slot(a, &found);
-	coze_outcome_check_row(&a->outcomes, a->key, a->ops, a->here, a->expected->row);
+	coze_outcome_check_row(&a->outcomes, a->key, a->ops, a->here, a->expected->row,
+						   state->row);
 	write_row(a, &found, state);
 	coze_outcomes_report(&a->outcomes);
 }

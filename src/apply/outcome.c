@@ -289,6 +289,12 @@ is_own_image(const CozeTable *table, const List *ops, const CozeRow *here)
 	return false;
 }
 
+static bool
+is_row(const CozeTable *table, const CozeRow *here, const CozeRow *row)
+{
+	return row == NULL || here == NULL ? row == here : coze_outcome_same(table, here, row);
+}
+
 static void
 note_unexplained(const CozeOutcomes *o, const Datum *key, const CozeRow *here,
 				 const CozeRow *expected, const CozeOp *own)
@@ -317,18 +323,19 @@ note_unexplained(const CozeOutcomes *o, const Datum *key, const CozeRow *here,
 
 /*
  * A row that was changed behind the log's back would be lost without a trace when it is
- * folded again.  ops: those on the key; expected: as the fold without the entry has it.
+ * folded again.  ops: those on the key; expected: as the fold without the entry has it;
+ * result: with it, since an own entry may have come to light when its row shows it already.
  */
 void
 coze_outcome_check_row(const CozeOutcomes *o, const Datum *key, const List *ops, const CozeRow *here,
-					   const CozeFoldRow *expected)
+					   const CozeFoldRow *expected, const CozeFoldRow *result)
 {
 	CozeTable  *table = o->arg.table;
 	CozeRow    *row = coze_row_of_fold(table, expected);
 	const CozeOp *own = NULL;
 	ListCell   *lc;
 
-	if ((row == NULL) == (here == NULL) && (row == NULL || coze_outcome_same(table, here, row)))
+	if (is_row(table, here, row) || is_row(table, here, coze_row_of_fold(table, result)))
 		return;
 	foreach(lc, ops)
 	{

@@ -44,6 +44,7 @@ extern bool coze_outcome_unique_same(const CozeTable *table, const CozeRow *here
 extern void coze_outcome_fill_in(const CozeTable *table, CozeRow *row, const CozeRow *here);
 
 extern void coze_outcome_check_row(const CozeOutcomes *o, const Datum *key, const List *ops,
-								   const CozeRow *here, const CozeFoldRow *expected);
+								   const CozeRow *here, const CozeFoldRow *expected,
+								   const CozeFoldRow *result);
 
 #endif							/* COZE_OUTCOME_H */

@@ -296,14 +296,15 @@ is_accounted_for(const Deciding *d, const CozeClosureKey *key)
 }
 
 static void
-note_hidden_changes(Deciding *d)
+note_hidden_changes(Deciding *d, const CozeState *const *states)
 {
 	for (int k = 0; k < d->fold.nkeys; k++)
 	{
 		const CozeClosureKey *key = d->fold.keys[k];
 
 		if (is_accounted_for(d, key))
-			coze_outcome_check_row(&d->outcomes, key->key, key->ops, key->row, d->expected[k]->row);
+			coze_outcome_check_row(&d->outcomes, key->key, key->ops, key->row, d->expected[k]->row,
+								   states[k]->row);
 	}
 }
 
@@ -407,7 +408,7 @@ apply_closure(CozeTogether *together, CozeTarget *target)
 	if (!COZE_RULE("unique-states"))
 		d->fold.table.nuniques = 0;
 	states = fold_states(d);
-	note_hidden_changes(d);
+	note_hidden_changes(d, states);
 	if (together->truncate)
 		delete_others(d, target);
 	write_rows(d, target, states);
