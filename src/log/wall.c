@@ -48,6 +48,12 @@ typedef struct ClockShared
 
 static ClockShared *shared;
 
+static inline int64
+magnitude(int64 us)
+{
+	return us < 0 ? -us : us;
+}
+
 Size
 coze_wall_shmem_size(void)
 {
@@ -89,12 +95,12 @@ coze_wall(void)
 	int64		distance = (int64) pg_atomic_read_u64(&shared->distance);
 	int64		change = wall - now - distance;
 
-	if (Abs(change) > TOLERANCE && COZE_RULE("clock-leap"))
+	if (magnitude(change) > TOLERANCE && COZE_RULE("clock-leap"))
 	{
 		pg_atomic_write_u64(&shared->leap, (uint64) change);
 		return now + distance;
 	}
-	if (Abs(change) > NEGLIGIBLE)
+	if (magnitude(change) > NEGLIGIBLE)
 		pg_atomic_write_u64(&shared->distance, (uint64) (distance + change));
 	if (pg_atomic_read_u64(&shared->leap) != 0)
 		pg_atomic_write_u64(&shared->leap, 0);
@@ -115,7 +121,7 @@ coze_wall_judge(const int64 *skews, int n)
 	int			agree = 0;
 
 	for (int i = 0; i < n; i++)
-		agree += Abs(skews[i] - leap) < Abs(skews[i]);
+		agree += magnitude(skews[i] - leap) < magnitude(skews[i]);
 	if (leap == 0 || 2 * agree <= n)
 		return false;
 
