@@ -478,7 +478,7 @@ take_skew(void *arg, const CozePeerStatus *status)
 		skews->skew[skews->n++] = status->clock_skew;
 }
 
-/* Has the machine's clock leapt?  Then ask the peers, and tell the server's log once. */
+/* Has the machine's clock leapt?  Then ask the peers, and tell the server's log once, each way. */
 static void
 watch_clock(void)
 {
@@ -505,7 +505,7 @@ watch_clock(void)
 				 errdetail("The clocks of most peers confirm it.")));
 		told = 0;
 	}
-	else if (told == 0)
+	else if (told == 0 || (told < 0) != (leap < 0))
 	{
 		ereport(WARNING,
 				(errmsg("the clock of this machine has leapt by %.3f s, and is not followed", leap / 1000000.0),
