@@ -70,7 +70,11 @@ is(on($a, 'SELECT count(*) FROM late'), 1, 'as the other node sees');
 
 # --- a clone beside the original -----------------------------------------------------------------
 
+# salvage() goes by what b knows of a, so b shall know that all it has written is there
 my $clone = PostgreSQL::Test::Cluster->new('clone');
+ok(poll_until($b, q{SELECT NOT EXISTS (SELECT FROM cozesync.changes() c WHERE c.origin = 'b' AND NOT EXISTS
+    (SELECT FROM cozesync.entries() e WHERE e.origin = 'a' AND (e.seen ->> 'b')::timestamptz >= c.hlc))}, 't', 'app'),
+    'b knows what a holds');
 $b->stop;
 system_or_bail('mkdir', '-p', $clone->basedir);
 system_or_bail('cp', '-a', $b->data_dir, $clone->data_dir);
