@@ -45,6 +45,9 @@ sub switches
     return %found;
 }
 
+# Rules of which a test says itself that it cannot show at present what breaks.
+my %owed;
+
 # What passed in each test: {name of the test}{text of the assertion}.
 sub passed
 {
@@ -54,6 +57,7 @@ sub passed
         my $test = basename($path, '.tap');
         for (lines_of($path))
         {
+            $owed{$1} = 1 if /^(?:\[.*?\] )?not ok \d+ - .*: breaks without the rule (\S+) # TODO/;
             # the duration of the test may stand before
             next if /# (TODO|SKIP)/i || !/^(?:\[.*?\] )?ok \d+ - (.*?)\s*$/;
             $passed{$test}{$1} = 1;
@@ -80,7 +84,8 @@ sub scenario_of
 for my $rule (sort keys %switches)
 {
     report(scalar(grep { scenario_of($_, $rule) } keys %passed),
-        "rule $rule ($switches{$rule}) has a scenario that breaks without it");
+        "rule $rule ($switches{$rule}) has a scenario that breaks without it",
+        $owed{$rule} ? 'TODO not shown at present' : undef);
 }
 
 my %evidence = (

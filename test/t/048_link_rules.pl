@@ -110,7 +110,7 @@ scenario('truncated under a reader', 'read-is-whole', sub {
         WHERE source = 'a' AND last_error ~ 'lacks a transaction that it must hold'};
     until_true($b, $off ? $refused : q{SELECT count(*) = 1 FROM t WHERE id = 5}, $third);
     return sql($b, $refused, $third) eq 'f';
-});
+}, todo => 'the peer gets by another road what the hole would have kept from it');
 
 # A joiner is written to only when every member counts it: until then one of them
 # might forget what the joiner's writes had not seen.
