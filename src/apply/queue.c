@@ -30,6 +30,7 @@
 
 #include "apply/queue.h"
 #include "base/wire.h"
+#include "debug.h"
 #include "log/state.h"
 #include "settings.h"
 
@@ -620,8 +621,7 @@ coze_queue_restart(void)
 	CozeQueueDb *db = my_queue();
 	dsa_pointer p;
 
-	if (db->has_area)
-		my_area(db);
+	COZE_DEBUG_POINT("queue-before-restart");
 	LWLockAcquire(&db->lock, LW_EXCLUSIVE);
 	p = db->head;
 	db->head = db->tail = db->next_untaken = InvalidDsaPointer;
@@ -632,6 +632,9 @@ coze_queue_restart(void)
 		db->peers[i].stream = 0;
 	}
 	LWLockRelease(&db->lock);
+	/* Whoever queued the first batch may have made the area while we waited for the lock. */
+	if (DsaPointerIsValid(p))
+		my_area(db);
 	while (DsaPointerIsValid(p))
 	{
 		dsa_pointer next = batch_at(p)->next;

@@ -25,6 +25,12 @@ our @EXPORT = qw(
 
 our $timeout = $PostgreSQL::Test::Utils::timeout_default;
 
+# A server that does not start fails its own test; the harness would end all the others, too.
+{
+    no warnings 'redefine';
+    *Test::Builder::BAIL_OUT = sub { my ($self, $reason) = @_; die "$reason\n" };
+}
+
 # Settings that make a test quick without changing what it shows.
 our $conf = <<'CONF';
 shared_preload_libraries = 'cozesync'

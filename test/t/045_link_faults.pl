@@ -113,6 +113,23 @@ for my $kind (qw(applier linker launcher))
 is($b->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity
         WHERE backend_type = 'cozesync linker'}), 1, 'there is one linker');
 
+# --- the first batch ever comes while the applier starts --------------------------------------
+
+my $c = new_node('c');
+form_group($c, { schema => 'CREATE TABLE t (id int PRIMARY KEY, t text)' });
+$c->safe_psql('postgres', q{
+    CREATE FUNCTION debug_put(bigint, bool, bytea) RETURNS text
+        AS '$libdir/cozesync', 'coze_debug_put' LANGUAGE C});
+debug_stop($c, 'queue-before-restart');
+my $applier = worker($c, 'applier');
+$c->safe_psql('postgres', "SELECT pg_terminate_backend($applier)");
+wait_stopped($c, 'queue-before-restart');
+is($c->safe_psql('postgres', q{SELECT debug_put(1, true, '')}), 'taken', 'a stream begins before the applier is there');
+debug_go($c, 'queue-before-restart');
+my $d = new_node('d');
+join_node($d, $c);
+ok(wait_quiet($c, $d), 'what came too early is dropped, and all goes on');
+
 # --- databases with links can be copied, renamed, dropped --------------------------------------
 
 for my $mode (qw(push pull))
