@@ -14,9 +14,13 @@
  * from somebody else is believed only when our log, or our prune base, has an entry
  * there.  Everything in a batch is flushed before the batch is handed out.
  *
- * Order of reading: horizon, then what is held, then the snapshot.  A segment of
- * the log may be truncated under the snapshot, so after reading the prune base
- * must not have passed what was asked for.
+ * Order of reading: horizon, then what is held, then the snapshot, then the segments of
+ * the log are opened, then the prune base is looked at.  A segment may be truncated under
+ * a snapshot, but not while it is open, and not before the base has passed what it held:
+ * so what the base has not passed is read whole.
+ *
+ * That a peer lacks what is pruned here is said only of a peer that was asked after it
+ * was pruned: an older word of it may be out of date.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,8 +70,8 @@ struct CozeSource
 	CozeVector	leave;			/* origins whose entries come to the peer from others */
 	HTAB	   *described;		/* hashes of descriptors that were sent */
 	OpenEntry	open;
-	bool		fresh;			/* after is what the peer said, nothing was sent since */
 	bool		ask;			/* the prune base has passed after */
+	CozeVector	asked;			/* the prune base when the peer was asked last */
 	CozeMoment	word_at;		/* when the peer last said what it has */
 	CozeHlc		horizon;		/* when reading found nothing, and */
 	CozeMoment	look_again;		/* not before, unless the horizon has moved */
@@ -133,7 +137,6 @@ coze_source_begin(CozeSource *source, const CozeAck *ack)
 	coze_vector_copy(&source->after, &ack->queued);
 	coze_vector_copy(&source->leave, &ack->leave);
 	source->sent.n = 0;
-	source->fresh = true;
 	source->ask = false;
 	source->look_again = 0;
 	source->word_at = coze_monotonic();
@@ -341,9 +344,22 @@ verify_position(CozeSource *source, CozeOrigin origin, Snapshot snapshot)
 	return true;
 }
 
+/* The peer is to say again what it has. */
+static void
+ask_again(CozeSource *source)
+{
+	MemoryContext old = MemoryContextSwitchTo(source->context);
+
+	source->ask = true;
+	for (int i = 0; i < source->upto.n; i++)
+		coze_vector_set(&source->asked, source->upto.e[i].origin,
+						coze_base_of(source->upto.e[i].origin));
+	MemoryContextSwitchTo(old);
+}
+
 /*
- * Before reading: is all that the peer lacks still kept?  False: as far as we know
- * it is not, and the peer must be asked.
+ * With the log open: is all that the peer lacks still kept?  False: as far as we know
+ * it is not, and the peer must be asked.  ERROR: it was, and lacks what was pruned then.
  */
 static bool
 check_kept(const CozeSource *source)
@@ -353,9 +369,9 @@ check_kept(const CozeSource *source)
 		CozeOrigin	origin = source->upto.e[i].origin;
 		CozeHlc		after = coze_vector_get(&source->after, origin);
 
-		if (coze_base_of(origin) <= after)
+		if (coze_base_of(origin) <= after || !COZE_RULE("read-is-whole"))
 			continue;
-		if (!source->fresh)
+		if (after >= coze_vector_get(&source->asked, origin) && COZE_RULE("ask-first"))
 			return false;
 		ereport(ERROR,
 				(errcode(COZE_ERRCODE_NEEDS_COPY),
@@ -485,7 +501,7 @@ put_chunks(CozeSource *source, CozeBuf *batch, Size limit, Snapshot snapshot)
 			error = coze_wire_get_chunk(data, size, &chunk);
 		if (error != NULL)
 		{
-			source->ask = true; /* truncated under us? then it is not needed any more */
+			ask_again(source);	/* truncated under us? then it is not needed any more */
 			if (coze_base_of(open->version.origin) >= open->version.hlc)
 				return;
 			ereport(ERROR,
@@ -516,10 +532,11 @@ put_entries(CozeSource *source, CozeBuf *batch, Size limit, Snapshot snapshot)
 {
 	CozeLogReader *reader;
 	CozeLogEntry entry;
-	bool		fits = true;
+	bool		fits;
 
 	COZE_DEBUG_POINT("source-before-read");
 	reader = coze_log_open(&source->after, &source->upto, snapshot);
+	fits = check_kept(source);
 	while (batch->size < limit && fits && coze_log_next(reader, &entry))
 	{
 		fits = verify_position(source, entry.version.origin, snapshot);
@@ -534,28 +551,12 @@ put_entries(CozeSource *source, CozeBuf *batch, Size limit, Snapshot snapshot)
 	return fits;
 }
 
-/* Has the prune base stayed at or below where reading began, for all that was read? */
-static bool
-was_read_whole(const CozeVector *began, const CozeVector *upto)
-{
-	for (int i = 0; i < upto->n; i++)
-	{
-		CozeOrigin	origin = upto->e[i].origin;
-
-		if (coze_base_of(origin) > coze_vector_get(began, origin))
-			return !COZE_RULE("read-is-whole");
-	}
-	return true;
-}
-
 bool
 coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 {
 	CozeHlc		horizon;
 	CozeMoment	now = coze_monotonic();
-	CozeVector	began = {0};
 	Snapshot	snapshot;
-	bool		whole = true;
 	MemoryContext old;
 
 	COZE_DEBUG_POINT("source-before-fill");
@@ -566,22 +567,16 @@ coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 	what_to_forward(source, &source->upto);
 	coze_vector_set(&source->upto, coze_own_origin(), horizon - 1);
 	MemoryContextSwitchTo(old);
-	coze_vector_copy(&began, &source->after);
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
 	if (coze_source_in_entry(source))
 		put_chunks(source, batch, limit, snapshot);
-	if (!source->ask && batch->size < limit)
-		whole = check_kept(source) &&
-			put_entries(source, batch, limit, snapshot) &&
-			was_read_whole(&began, &source->upto);
+	if (!source->ask && batch->size < limit && !put_entries(source, batch, limit, snapshot))
+		ask_again(source);
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);
-	coze_vector_free(&began);
 
-	if (!whole)
-		source->ask = true;
 	if (source->ask)
 		batch->size = 0;
 	source->behind = batch->size >= limit;
@@ -591,7 +586,6 @@ coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 		source->look_again = now + HORIZON_DELAY;
 		return false;
 	}
-	source->fresh = false;
 	coze_flush();
 	return true;
 }

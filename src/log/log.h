@@ -60,8 +60,8 @@ typedef struct CozeLogReader CozeLogReader;
  *
  * The snapshot must be registered or active and live until close.  The caller
  * took it after it read the horizon.  Because TRUNCATE is not MVCC-safe, the
- * caller checks after reading that coze_cut() has not passed what it asked
- * for: coze_log_read_is_whole().
+ * caller checks when the log is open, or later, that the prune base has not passed
+ * what it asked for: coze_log_read_is_whole().
  */
 extern CozeLogReader *coze_log_open(const CozeVector *after, const CozeVector *upto,
 									Snapshot snapshot);

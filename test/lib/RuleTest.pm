@@ -105,18 +105,13 @@ sub end
 
 # The scenario is given whether the rule is off and returns true if all is well.
 # Options are begin()'s, and on_start: the rule matters while a server starts, which
-# the scenario does; todo: why the half without the rule is not shown at present.
+# the scenario does.  SCENARIO in the environment: only those whose name matches.
 sub scenario
 {
     my ($name, $rule, $code, %opt) = @_;
+    return if defined $ENV{SCENARIO} && $name !~ /$ENV{SCENARIO}/;
     for my $off (0, 1)
     {
-        if ($off && $opt{todo})
-        {
-            local $TODO = $opt{todo};
-            fail("$name: breaks without the rule $rule");
-            next;
-        }
         begin(%opt);
         debug_rule($_, $rule, 1, $db) for $off && !$opt{on_start} ? ($a, $b) : ();
         my $well;

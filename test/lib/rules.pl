@@ -45,9 +45,6 @@ sub switches
     return %found;
 }
 
-# Rules of which a test says itself that it cannot show at present what breaks.
-my %owed;
-
 # What passed in each test: {name of the test}{text of the assertion}.
 sub passed
 {
@@ -57,7 +54,6 @@ sub passed
         my $test = basename($path, '.tap');
         for (lines_of($path))
         {
-            $owed{$1} = 1 if /^(?:\[.*?\] )?not ok \d+ - .*: breaks without the rule (\S+) # TODO/;
             # the duration of the test may stand before
             next if /# (TODO|SKIP)/i || !/^(?:\[.*?\] )?ok \d+ - (.*?)\s*$/;
             $passed{$test}{$1} = 1;
@@ -84,8 +80,7 @@ sub scenario_of
 for my $rule (sort keys %switches)
 {
     report(scalar(grep { scenario_of($_, $rule) } keys %passed),
-        "rule $rule ($switches{$rule}) has a scenario that breaks without it",
-        $owed{$rule} ? 'TODO not shown at present' : undef);
+        "rule $rule ($switches{$rule}) has a scenario that breaks without it");
 }
 
 my %evidence = (
