@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "fmgr.h"
@@ -119,6 +120,7 @@ typedef struct KeySearch
 	CozeRelationDescriptor described;	/* as the table is now */
 	FmgrInfo   *output;			/* by key column */
 	bool		lost;			/* keys alone do not tell: the whole table has changed */
+	bool		is_joined;		/* by a second unique key: an operation may change other rows, too */
 	CozeChangeReader reader;
 } KeySearch;
 
@@ -173,7 +175,7 @@ take_changes(void *arg, const char *data, Size size)
 	{
 		if (search->lost || !names_table(search, change.relation))
 			continue;
-		if (change.kind == COZE_CHANGE_TRUNCATE ||
+		if (change.kind == COZE_CHANGE_TRUNCATE || search->is_joined ||
 			change.relation != search->described.descriptor.hash)
 		{
 			search->lost = true;
@@ -236,6 +238,24 @@ vector_from_arrays(CozeVector *v, ArrayType *origins, ArrayType *hlcs)
 		coze_vector_set(v, (CozeOrigin) DatumGetInt64(o[i]), DatumGetInt64(h[i]));
 }
 
+static bool
+has_second_unique(Relation rel, Oid key_index)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+	bool		found = false;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		found |= lfirst_oid(lc) != key_index && index->rd_index->indisunique;
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	return found;
+}
+
 static void
 begin_search(KeySearch *search, ReturnSetInfo *result, Relation rel)
 {
@@ -249,6 +269,7 @@ begin_search(KeySearch *search, ReturnSetInfo *result, Relation rel)
 		search->lost = true;
 		return;
 	}
+	search->is_joined = has_second_unique(rel, key_index);
 	coze_relation_descriptor(rel, key_index, &search->described);
 	search->output = palloc(search->described.descriptor.nkeys * sizeof(FmgrInfo));
 	for (int i = 0; i < search->described.descriptor.nkeys; i++)

@@ -102,15 +102,19 @@ coze_group_node_changed_at_commit(void)
 	coze_launcher_wake(MyDatabaseId);
 }
 
-/* A peer says that this node was dropped; its word is as good as the row itself. */
+/*
+ * A peer says that this node was dropped; its word is as good as the row itself.  Not if
+ * the database has become another node since.
+ */
 static void
-was_dropped(void)
+was_dropped(CozeOrigin origin)
 {
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (SPI_execute("UPDATE cozesync.local_node SET state = 'left'"
-					" WHERE state OPERATOR(pg_catalog.<>) 'left'", false, 0) != SPI_OK_UPDATE)
+	if (SPI_execute(psprintf("UPDATE cozesync.local_node SET state = 'left'"
+							 " WHERE state OPERATOR(pg_catalog.<>) 'left' AND origin OPERATOR(pg_catalog.=) " UINT64_FORMAT,
+							 origin), false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not note that this node was dropped");
 	if (SPI_processed > 0)
 	{

@@ -319,7 +319,7 @@ note_copied(Source *source, const char *schema, const char *table, uint64 rows)
 	psprintf(UINT64_FORMAT, copying.bytes), source->origins, source->hlcs};
 
 	coze_step_run("UPDATE cozesync.join_table AS t SET copied_rows = $3::bigint, copied_bytes = $4::bigint,"
-		" held = pg_catalog.jsonb_build_array($5, $6) WHERE t.schema_name = $1 AND t.table_name = $2",
+		" held = pg_catalog.jsonb_build_array($5, $6), stale = '{}' WHERE t.schema_name = $1 AND t.table_name = $2",
 		6, params);
 }
 
@@ -373,13 +373,17 @@ changed_keys(Source *source, const char *name, const char *origins, const char *
 	return rows->values[1][0] == 't' ? NULL : rows->values[0];
 }
 
-/* Bring a table that was copied under an earlier snapshot up to this one. */
+/*
+ * Bring a table that is here as of an earlier snapshot up to this one, rows of stale keys
+ * included.
+ */
 static void
 bring_up_to_date(Source *source, const char *schema, const char *table, Oid relid,
-				 const char *origins, const char *hlcs)
+				 const char *origins, const char *hlcs, const char *stale)
 {
 	char	   *name = qualified(schema, table);
 	char	   *keys = changed_keys(source, name, origins, hlcs);
+	uint64		rows;
 	char	   *names;
 	char	   *casts;
 	char	   *where;
@@ -390,13 +394,16 @@ bring_up_to_date(Source *source, const char *schema, const char *table, Oid reli
 		return;
 	}
 	key_columns(relid, &names, &casts);
-	where = psprintf("(%s) IN (SELECT %s FROM (SELECT pg_catalog.unnest(%s::text[])::text[] AS key) AS k)",
-					 names, casts, quote_literal_cstr(keys));
+	where = psprintf("(%s) IN (SELECT %s FROM (SELECT pg_catalog.unnest(%s::text[] || %s::text[])::text[] AS key) AS k)",
+					 names, casts, quote_literal_cstr(keys),
+					 quote_literal_cstr(COZE_RULE("stale-keys") ? stale : "{}"));
 	coze_step_run(psprintf("DELETE FROM %s AS t WHERE %s", name, where), 0, NULL);
-	(void) copy_rows(source, relid, where);
-	coze_step_run("UPDATE cozesync.join_table AS t SET held = pg_catalog.jsonb_build_array($3, $4)"
+	rows = copy_rows(source, relid, where);
+	coze_step_run("UPDATE cozesync.join_table AS t SET held = pg_catalog.jsonb_build_array($3, $4), stale = '{}'"
 		" WHERE t.schema_name = $1 AND t.table_name = $2", 4,
 		(const char *const[]) {schema, table, source->origins, source->hlcs});
+	ereport(NOTICE,
+			(errmsg("brought table %s up to date: " UINT64_FORMAT " rows", name, rows)));
 }
 
 static void
@@ -409,7 +416,7 @@ copy_tables(CozeJoin *join, Source *source)
 	coze_join_take_ddl(source->peer, true);
 	take_on_tables_of(join, source->peer);
 	end_reading(source);
-	tables = coze_step_fetch("SELECT t.schema_name, t.table_name, t.held->>0, t.held->>1"
+	tables = coze_step_fetch("SELECT t.schema_name, t.table_name, t.held->>0, t.held->>1, t.stale"
 							 " FROM cozesync.join_table AS t ORDER BY 1, 2", 0, NULL);
 	coze_step_end();
 
@@ -419,6 +426,7 @@ copy_tables(CozeJoin *join, Source *source)
 		const char *table = coze_peer_value(tables, i, 1);
 		const char *origins = coze_peer_value(tables, i, 2);
 		const char *hlcs = coze_peer_value(tables, i, 3);
+		const char *stale = coze_peer_value(tables, i, 4);
 		Oid			relid;
 
 		coze_step_begin();
@@ -426,8 +434,9 @@ copy_tables(CozeJoin *join, Source *source)
 		relid = get_relname_relid(table, get_namespace_oid(schema, false));
 		if (origins == NULL)
 			copy_whole_table(source, schema, table, relid);
-		else if (strcmp(origins, source->origins) != 0 || strcmp(hlcs, source->hlcs) != 0)
-			bring_up_to_date(source, schema, table, relid, origins, hlcs);
+		else if (strcmp(origins, source->origins) != 0 || strcmp(hlcs, source->hlcs) != 0 ||
+				 strcmp(stale, "{}") != 0)
+			bring_up_to_date(source, schema, table, relid, origins, hlcs, stale);
 		end_reading(source);
 		coze_step_end();
 		COZE_DEBUG_POINT("join-table-done");
@@ -446,6 +455,7 @@ static const char *const facts[] = {
 /* What becomes of an id of chunks. */
 #define CHUNKS_ID(id) "CASE WHEN " id " < 0 THEN 2 * " id " - 1 ELSE -2 * " id " END"
 
+/* What the copied rows show and is not forgotten: it counts as held, and does not come again. */
 static void
 copy_log(Source *source)
 {
@@ -456,6 +466,8 @@ copy_log(Source *source)
 	List	   *chunk_columns = list_make3(makeString("id"), makeString("seq"), makeString("payload"));
 	StringInfoData large;
 
+	if (!COZE_RULE("tail-held"))
+		return;
 	initStringInfo(&large);
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
@@ -535,7 +547,7 @@ take_over(CozeJoin *join, Source *source)
 		coze_step_abandon();
 		return false;
 	}
-	coze_step_run(psprintf("UPDATE cozesync.local_node SET cut = %s", source->cut), 0, NULL);
+	coze_step_run(psprintf("UPDATE cozesync.local_node SET cut = %s, emptied = %s", source->cut, source->cut), 0, NULL);
 	note_catching_up();
 	COZE_DEBUG_POINT("join-before-takeover");
 	coze_group_node_changed_at_commit();

@@ -8,7 +8,9 @@ CREATE TABLE cozesync.local_node (
     state text NOT NULL CHECK (state IN ('joining', 'ready', 'left')),
     system_identifier bigint NOT NULL,
     database_oid oid NOT NULL,
-    cut bigint NOT NULL DEFAULT 0 CHECK (cut >= 0)
+    cut bigint NOT NULL DEFAULT 0 CHECK (cut >= 0),
+    -- no entry above this is missing from the log because its segment was emptied
+    emptied bigint NOT NULL DEFAULT 0 CHECK (emptied >= 0)
 );
 COMMENT ON TABLE cozesync.local_node IS 'who this database is in its group';
 
@@ -191,7 +193,7 @@ CREATE TABLE cozesync.join_run (
 COMMENT ON TABLE cozesync.join_run IS 'how far this node has come with joining its group';
 
 -- Tables that a joining node copies.  held: the vector of the snapshot of the donor that
--- its rows are from.
+-- its rows are from, but for rows of the keys that are stale.
 CREATE TABLE cozesync.join_table (
     schema_name text NOT NULL,
     table_name text NOT NULL,
@@ -199,6 +201,7 @@ CREATE TABLE cozesync.join_table (
     copied_bytes bigint,
     of_bytes bigint,
     held jsonb,
+    stale text[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (schema_name, table_name)
 );
 COMMENT ON TABLE cozesync.join_table IS 'tables that a joining node copies, and which of them it has';
@@ -208,6 +211,21 @@ CREATE TABLE cozesync.paused_link (
     peer bigint PRIMARY KEY
 );
 COMMENT ON TABLE cozesync.paused_link IS 'peers whose links to and from this node are paused';
+
+-- What a former incarnation of this node had written and not sent, in the order in which it
+-- was written, as changes() shows it.  Only this node's business.
+CREATE TABLE cozesync.unsent (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    origin text NOT NULL,
+    hlc timestamptz NOT NULL,
+    xid bigint,
+    relation text NOT NULL,
+    operation text NOT NULL,
+    key jsonb,
+    old_row jsonb,
+    new_row jsonb
+);
+COMMENT ON TABLE cozesync.unsent IS 'what a former incarnation of this node had not sent';
 
 -- A dump takes along what the group is and who this node was in it; a database made from
 -- it is found out as a copy by its identity.
@@ -224,6 +242,8 @@ SELECT pg_catalog.pg_extension_config_dump('cozesync.skipped_entry', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.skip_todo', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.ddl', '');
 SELECT pg_catalog.pg_extension_config_dump('cozesync.dropped_column', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.unsent', '');
+SELECT pg_catalog.pg_extension_config_dump('cozesync.unsent_id_seq', '');
 
 -- Nothing here is anybody's business: cozesync.member holds DSNs.
 REVOKE ALL ON ALL TABLES IN SCHEMA cozesync FROM PUBLIC;

@@ -246,7 +246,8 @@ REVOKE ALL ON FUNCTION cozesync.set_dsn(text, text) FROM PUBLIC;
 -- This database is the node that it claims to be, though it lies elsewhere now: moved, upgraded
 -- with pg_upgrade, restored from a dump that holds all that the node had sent.  The original must
 -- be gone.  What a restore left out is captured again.
--- Raises object_not_in_prerequisite_state when a peer has shown that transactions are lost.
+-- Raises object_not_in_prerequisite_state when a peer has shown that transactions are lost: then
+-- the database can only go on as a new incarnation, see begin_incarnation().
 CREATE FUNCTION cozesync.confirm_identity(new_incarnation boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -263,16 +264,14 @@ BEGIN
             ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'this database is not a member of a group';
     ELSIF new_incarnation THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'feature_not_supported',
-            MESSAGE = 'a node cannot go on as a new incarnation yet',
-            HINT = 'Drop this node on another member with cozesync.drop_node(), see cozesync.salvage() here, and join it anew.';
+        PERFORM cozesync.begin_incarnation();
+        RETURN;
     END IF;
     IF cozesync.links_closed() IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('this database cannot go on as the node it was: %s', cozesync.links_closed()),
-            HINT = 'Drop this node on another member with cozesync.drop_node(), see cozesync.salvage() here, and join it anew.';
+            HINT = 'Call cozesync.confirm_identity(new_incarnation => true); see cozesync.salvage() for what it has not sent.';
     END IF;
     SELECT d.oid INTO this_database
     FROM pg_catalog.pg_database d
@@ -292,7 +291,7 @@ BEGIN
     PERFORM cozesync.links_changed();
 END
 $$;
-COMMENT ON FUNCTION cozesync.confirm_identity(boolean) IS 'says that this database is the node it claims to be, after pg_upgrade or a move; the original must be gone';
+COMMENT ON FUNCTION cozesync.confirm_identity(boolean) IS 'says that this database is the node it claims to be, after pg_upgrade or a move; the original must be gone. With true: that it goes on as a new incarnation, after a restore or a promotion that lost transactions';
 -- Two databases of one identity are the end of consistency.
 REVOKE ALL ON FUNCTION cozesync.confirm_identity(boolean) FROM PUBLIC;
 

@@ -46,6 +46,7 @@ coze_link_make(const CozeMember *peer, CozeLinkDirection direction, const char *
 	CozeLink   *link = palloc0(sizeof(CozeLink));
 
 	link->context = CurrentMemoryContext;
+	link->own = coze_own_origin();
 	link->peer = peer->origin;
 	link->direction = direction;
 	link->peer_name = pstrdup(peer->node_name);
@@ -150,7 +151,7 @@ coze_link_fail_remote(CozeLink *link)
 	coze_link_fail(link, error.code, error.message);
 	pfree(error.message);
 	if (strcmp(error.code, COZE_SQLSTATE_DROPPED) == 0 && coze_dropped_hook != NULL)
-		coze_dropped_hook();
+		coze_dropped_hook(link->own);
 }
 
 void

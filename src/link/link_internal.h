@@ -40,6 +40,7 @@ typedef struct InFlight
 struct CozeLink
 {
 	MemoryContext context;
+	CozeOrigin	own;			/* who we are */
 	CozeOrigin	peer;
 	CozeLinkDirection direction;
 	char	   *peer_name;

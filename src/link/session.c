@@ -148,7 +148,7 @@ coze_check_identity(void)
 		ereport(ERROR,
 				(errcode(COZE_ERRCODE_NEEDS_COPY),
 				 errmsg("the links of this database are closed: %s", reason),
-				 errhint("Drop this node on another member with cozesync.drop_node() and join it anew.")));
+				 errhint("Call cozesync.confirm_identity(new_incarnation => true) to go on as a new incarnation.")));
 	if (is_elsewhere(&identity))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

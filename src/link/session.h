@@ -22,7 +22,7 @@
 #define COZE_ERRCODE_NEEDS_COPY	MAKE_SQLSTATE('C', 'Z', '0', '0', '2')
 
 /* Called, outside of a transaction, when a peer says that. */
-typedef void (*CozeDroppedHook) (void);
+typedef void (*CozeDroppedHook) (CozeOrigin own);
 extern CozeDroppedHook coze_dropped_hook;
 
 /*

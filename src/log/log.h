@@ -60,14 +60,20 @@ typedef struct CozeLogReader CozeLogReader;
  *
  * The snapshot must be registered or active and live until close.  The caller
  * took it after it read the horizon.  Because TRUNCATE is not MVCC-safe, the
- * caller checks when the log is open, or later, that the prune base has not passed
- * what it asked for: coze_log_read_is_whole().
+ * caller checks when the log is open, or later, that what it asked for was there:
+ * coze_log_read_is_whole(), or that the prune base has not passed it.
  */
 extern CozeLogReader *coze_log_open(const CozeVector *after, const CozeVector *upto,
 									Snapshot snapshot);
 extern bool coze_log_next(CozeLogReader *reader, CozeLogEntry *entry);
 extern void coze_log_close(CozeLogReader *reader);
+
+/*
+ * No entry above after[o] is missing: what was pruned stays in the log until its segment
+ * is emptied, and up to coze_log_emptied() it may have been.
+ */
 extern bool coze_log_read_is_whole(const CozeVector *after);
+extern CozeHlc coze_log_emptied(void);
 
 /* Calls for every chunk row of an entry, in order of seq; payload as stored. */
 typedef void (*CozeChunkCallback) (void *arg, const char *data, Size size);

@@ -204,8 +204,10 @@ coze_log_close(CozeLogReader *reader)
 bool
 coze_log_read_is_whole(const CozeVector *after)
 {
+	CozeHlc		emptied = coze_log_emptied();
+
 	for (int i = 0; i < after->n; i++)
-		if (coze_base_of(after->e[i].origin) > after->e[i].hlc)
+		if (after->e[i].hlc < emptied && after->e[i].hlc < coze_base_of(after->e[i].origin))
 			return false;
 	return true;
 }

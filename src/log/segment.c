@@ -17,6 +17,8 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "executor/spi.h"
@@ -88,6 +90,36 @@ coze_log_size(void)
 	return blocks * BLCKSZ;
 }
 
+/* Before the segment is locked, since who has the row may be about to empty it, too. */
+static bool
+note_emptied(CozeHlc limit)
+{
+	char	   *command = psprintf("UPDATE cozesync.local_node SET emptied = " INT64_FORMAT
+								   " WHERE emptied OPERATOR(pg_catalog.<) " INT64_FORMAT, limit, limit);
+
+	if (SPI_execute(command, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not execute \"%s\"", command);
+	return true;
+}
+
+/* Up to where entries may be missing because the segment that they were in was emptied. */
+CozeHlc
+coze_log_emptied(void)
+{
+	Relation	rel = table_open(coze_relation_oid("local_node", false), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	bool		isnull;
+	CozeHlc		emptied = tuple == NULL ? PG_INT64_MAX :
+		DatumGetInt64(heap_getattr(tuple, 9, RelationGetDescr(rel), &isnull));
+
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return emptied;
+}
+
 /* Empty a segment if nobody needs it or has it in use. */
 static bool
 empty_segment(int segment, CozeHlc limit)
@@ -98,6 +130,7 @@ empty_segment(int segment, CozeHlc limit)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	if (!coze_log_segment_is_needed(segment, limit, GetActiveSnapshot()) &&
+		note_emptied(limit) &&
 		ConditionalLockRelationOid(table_of("log", segment), AccessExclusiveLock) &&
 		ConditionalLockRelationOid(table_of("chunk", segment), AccessExclusiveLock))
 	{
@@ -116,7 +149,10 @@ empty_segment(int segment, CozeHlc limit)
 	}
 	SPI_finish();
 	PopActiveSnapshot();
-	CommitTransactionCommand();
+	if (emptied)
+		CommitTransactionCommand();
+	else
+		AbortCurrentTransaction();
 	return emptied;
 }
 

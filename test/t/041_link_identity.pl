@@ -135,7 +135,7 @@ on($b, q{INSERT INTO t VALUES (6, 'in the place of what was lost')});
 poll_until($b, q{SELECT bool_and(state = 'stopped' AND last_error ~ 'holds a transaction of this node') FROM cozesync.links}, 't', 'app');
 is(on($a, q{SELECT string_agg(id::text, ',' ORDER BY id) FROM t}), '1,2,3,4,5', 'nothing leaves a database that lost transactions');
 is(on($a, q{SELECT cozesync.wait_for_sync('500 ms')}), 'f', 'nor is anything sent to it');
-like(sql_error($b, 'SELECT cozesync.confirm_identity()', 'app'), qr/55000: .*drop_node/s, 'it cannot be confirmed');
+like(sql_error($b, 'SELECT cozesync.confirm_identity()', 'app'), qr/55000: .*new_incarnation/s, 'it cannot be confirmed');
 $b->restart;
 poll_until($b, q{SELECT bool_and(state = 'stopped') FROM cozesync.links}, 't', 'app');
 is(on($a, q{SELECT string_agg(id::text, ',' ORDER BY id) FROM t}), '1,2,3,4,5', 'nor after a restart');

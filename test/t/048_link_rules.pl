@@ -147,4 +147,34 @@ scenario('joiner unknown to a forgetter', 'ready', sub {
     return !$written;
 });
 
+# Two operations that had not seen each other are above the cut, and both are in the row that a
+# joiner copies.  If they came to it again they would meet a row that nothing explains.
+scenario('delta in the tail', 'tail-held', sub {
+    my ($off) = @_;
+    my $third = db() . 'c';
+    sql($a, q{SELECT cozesync.execute_everywhere('CREATE TABLE n (id int PRIMARY KEY, v int)')});
+    wait_quiet(\db(), $a, $b);
+    sql($a, q{SELECT cozesync.add_table('n'); SELECT cozesync.set_conflict_policy('n', 'merge');
+        SELECT cozesync.set_column_policy('n', 'v', 'delta')});
+    sql($a, q{INSERT INTO n VALUES (1, 0)});
+    settle();
+
+    # b does not hear of what a adds, so both stay above the cut; then c copies the row with both
+    sql($a, q{SELECT cozesync.set_link('a', 'b', 'off')});
+    until_true($a, q{SELECT count(*) = 0 FROM cozesync.links WHERE target = 'b'});
+    sql($a, q{UPDATE n SET v = v + 5});
+    sql($b, q{UPDATE n SET v = v + 3});
+    until_true($a, q{SELECT v = 8 FROM n});
+    $b->safe_psql('postgres', "CREATE DATABASE $third");
+    $b->safe_psql($third, sprintf q{CREATE EXTENSION cozesync;
+        CALL cozesync.join_group(node_name => 'c', dsn => '%s', via => '%s', wait => false)},
+        node_dsn($b, $third), node_dsn($a, db()));
+    until_true($b, q{SELECT phase = 'catching up' FROM cozesync.join_run}, $third);
+    sql($a, q{SELECT cozesync.set_link('a', 'b', 'push')});
+    until_true($b, q{SELECT state = 'ready' FROM cozesync.nodes WHERE is_local}, $third);
+    until_true($_->[0], q{SELECT v = 8 FROM n}, $_->[1]) for [ $a, db() ], [ $b, db() ], [ $b, $third ];
+    my $log = q{SELECT count(*) FROM cozesync.conflicts};
+    return sql($a, $log) == 0 && sql($b, $log, $third) == 0;
+});
+
 done_testing();
