@@ -210,10 +210,11 @@ coze_conflict_forget(void)
 
 /* --- writing --- */
 
+/* All of these look up one key in an index, whatever it is: planned once. */
 static SPIPlanPtr
 prepare(const char *query, int n, Oid *types)
 {
-	SPIPlanPtr	plan = SPI_prepare(query, n, types);
+	SPIPlanPtr	plan = SPI_prepare_cursor(query, n, types, CURSOR_OPT_GENERIC_PLAN);
 
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare the writing of conflicts");
@@ -291,8 +292,8 @@ prepare_insert(void)
 						  "SELECT FROM cozesync.conflict o WHERE o.loser_hlc = $8 AND o.loser_origin = $9"
 						  " AND o.schema_name = $1 AND o.table_name = $2"
 						  " AND md5(o.key::text) = md5($3::text))"
-						  " ON CONFLICT (loser_hlc, loser_origin, decided_hlc, decided_origin,"
-						  " schema_name, table_name, md5(key::text)) DO UPDATE"
+						  " ON CONFLICT (md5(key::text), loser_origin, loser_hlc, decided_origin, decided_hlc,"
+						  " schema_name, table_name) DO UPDATE"
 						  " SET conflict_type = excluded.conflict_type, reason = excluded.reason,"
 						  " policy = excluded.policy, outcome = excluded.outcome, columns = excluded.columns,"
 						  " local_row = excluded.local_row, remote_row = excluded.remote_row,"

@@ -40,12 +40,6 @@
 
 /* --- neighbours --- */
 
-static int
-compare_versions(const void *a, const void *b)
-{
-	return coze_version_cmp(*(const CozeVersion *) a, *(const CozeVersion *) b);
-}
-
 static bool
 has_seen(const CozeDeciding *deciding, CozeVersion version)
 {
@@ -62,7 +56,7 @@ skip_own(const CozeDeciding *deciding, CozeIndexOp *op)
 	return op;
 }
 
-/* Operations on the key, or on all keys, in version order; NULL if all were seen. */
+/* Operations on the key, or on all keys; NULL if all were seen. */
 static CozeVersion *
 candidates(const CozeDeciding *deciding, CozeTable *table, uint32 hash, int *n)
 {
@@ -94,10 +88,7 @@ candidates(const CozeDeciding *deciding, CozeTable *table, uint32 hash, int *n)
 			versions[(*n)++] = version;
 		}
 	}
-	if (!unseen)
-		return NULL;
-	qsort(versions, *n, sizeof(CozeVersion), compare_versions);
-	return versions;
+	return unseen ? versions : NULL;
 }
 
 /* Is nothing at all known of the key? */
@@ -108,20 +99,43 @@ coze_decide_unknown(const CozeDeciding *deciding, CozeTable *table, uint32 hash)
 		!coze_index_has_truncates();
 }
 
-/* Look for the neighbours among the candidates, asking the log if they mean this key. */
+/* Take out of *n versions the nearest after "mine", or before it; false: there is none. */
+static bool
+take_nearest(CozeVersion *versions, int *n, CozeVersion mine, bool after, CozeVersion *nearest)
+{
+	int			best = -1;
+
+	for (int i = 0; i < *n; i++)
+	{
+		int			side = coze_version_cmp(versions[i], mine);
+
+		if (after ? side < 0 : side >= 0)
+			continue;
+		if (best < 0 || (coze_version_cmp(versions[i], versions[best]) < 0) == after)
+			best = i;
+	}
+	if (best < 0)
+		return false;
+	*nearest = versions[best];
+	versions[best] = versions[--*n];
+	return true;
+}
+
+/*
+ * Look for the neighbours among the candidates, asking the log if they mean this key: nearly
+ * always the nearest does, so that many of a hot key need not be sorted.
+ */
 static void
 find_neighbours(CozeDeciding *deciding, CozeHit *hit, CozeTable *table, const Datum *key,
-				const CozeVersion *versions, int n)
+				CozeVersion *versions, int n)
 {
 	CozeVersion mine = deciding->head->version;
-	int			at = 0;
+	CozeVersion nearest;
 
-	while (at < n && coze_version_cmp(versions[at], mine) < 0)
-		at++;
-	for (int i = at; i < n && !hit->has_after; i++)
-		hit->has_after = coze_op_load(versions[i], table, key, &hit->after);
-	for (int i = at - 1; i >= 0 && !hit->has_before; i--)
-		hit->has_before = coze_op_load(versions[i], table, key, &hit->before);
+	while (!hit->has_after && take_nearest(versions, &n, mine, true, &nearest))
+		hit->has_after = coze_op_load(nearest, table, key, &hit->after);
+	while (!hit->has_before && take_nearest(versions, &n, mine, false, &nearest))
+		hit->has_before = coze_op_load(nearest, table, key, &hit->before);
 }
 
 /*

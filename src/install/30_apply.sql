@@ -31,11 +31,12 @@ CREATE TABLE cozesync.conflict (
     resolved_by text,
     CHECK ((outcome = 'resolved') = (resolved_at IS NOT NULL))
 );
--- A key may be too long for a btree entry; its digest is not.
+-- A key may be too long for a btree entry; its digest is not.  It comes first: an entry may lose on
+-- a million keys, and a key to a million entries.
 CREATE UNIQUE INDEX conflict_name ON cozesync.conflict
-    (loser_hlc, loser_origin, decided_hlc, decided_origin, schema_name, table_name, md5(key::text));
+    (md5(key::text), loser_origin, loser_hlc, decided_origin, decided_hlc, schema_name, table_name);
 CREATE INDEX conflict_detected_at ON cozesync.conflict (detected_at);
-CREATE INDEX conflict_key ON cozesync.conflict (schema_name, table_name, md5(key::text));
+CREATE INDEX conflict_decided ON cozesync.conflict (md5(key::text), decided_hlc);
 COMMENT ON TABLE cozesync.conflict IS 'conflict log of this node: what lost, to what, with both rows';
 
 -- Base records: states at the cut of keys on which an unfinished conflict straddles it.
