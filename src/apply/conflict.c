@@ -147,13 +147,35 @@ add_action(ActionKind kind, const CozeConflict *conflict)
 	return action;
 }
 
+static Datum
+but_for_drop(Datum row)
+{
+	return DirectFunctionCall2(jsonb_delete, row, CStringGetTextDatum("dropped_at"));
+}
+
+/* A member that two nodes have dropped at once: they agree. */
+static bool
+is_second_drop(const CozeConflict *c)
+{
+	if (!c->table->group)
+		return false;
+	if (strcmp(c->table->name, "dropped_member") == 0)
+		return true;
+	return strcmp(c->table->name, "member") == 0 && c->local_row != (Datum) 0 && c->remote_row != (Datum) 0 &&
+		DatumGetBool(DirectFunctionCall2(jsonb_eq, but_for_drop(c->local_row), but_for_drop(c->remote_row)));
+}
+
 void
 coze_conflict_note(const CozeConflict *conflict)
 {
-	MemoryContext old = enter_context();
-	CozeConflict *copy = &add_action(ACTION_NOTE, conflict)->conflict;
+	MemoryContext old;
+	CozeConflict *copy;
 	ListCell   *lc;
 
+	if (is_second_drop(conflict))
+		return;
+	old = enter_context();
+	copy = &add_action(ACTION_NOTE, conflict)->conflict;
 	copy->reason = conflict->reason != NULL ? pstrdup(conflict->reason) : NULL;
 	copy->columns = NIL;
 	foreach(lc, conflict->columns)
@@ -511,7 +533,10 @@ coze_conflict_notify(void)
 	CommitTransactionCommand();
 }
 
-/* Forget settled conflicts: those that are old, and the oldest if there are too many. */
+/*
+ * Forget settled conflicts: those that are old, and the oldest if there are too many.  Not
+ * what was decided above the cut: decided again, it would come back.
+ */
 void
 coze_conflict_retain(void)
 {
@@ -525,11 +550,13 @@ coze_conflict_retain(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	if (SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE outcome <> 'held' AND"
+							  " decided_hlc <= (SELECT cut FROM cozesync.local_node) AND"
 							  " detected_at < now() - $1 * interval '1 minute'",
 							  1, types, values, NULL, false, 0) != SPI_OK_DELETE ||
 		SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE id IN ("
 							  "SELECT id FROM (SELECT id, sum(pg_column_size(c)) OVER (ORDER BY id DESC) AS size"
 							  " FROM cozesync.conflict c WHERE outcome <> 'held') s WHERE size > $2)"
+							  " AND decided_hlc <= (SELECT cut FROM cozesync.local_node)"
 							  " AND pg_table_size('cozesync.conflict') > $2 AND $1 >= 0",
 							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not forget old conflicts");

@@ -435,7 +435,7 @@ become_ready(void)
 	coze_step_run("DELETE FROM cozesync.join_run", 0, NULL);
 	coze_step_run("DELETE FROM cozesync.join_table", 0, NULL);
 	coze_group_node_changed_at_commit();
-	coze_step_run("UPDATE cozesync.member AS m SET ready_at = clock_timestamp(), slot = cozesync.own_slot()"
+	coze_step_run("UPDATE cozesync.member AS m SET ready_at = clock_timestamp()"
 		" FROM cozesync.local_node AS n WHERE m.origin = n.origin", 0, NULL);
 	coze_step_end();
 }
@@ -456,6 +456,34 @@ check_still_admitted(CozeJoin *join)
 		return;
 	coze_peer_query(peer, "SELECT cozesync.check_admitted($1, $2::bigint)", 2, params);
 	coze_peer_close(peer);
+}
+
+/*
+ * Two that joined at once may have been given one slot of the sequences.  Each is given
+ * another, and waits until all members have seen that; false: there was no need.
+ */
+static bool
+is_given_another_slot(CozeJoin *join)
+{
+	CozePeerConnection *peer;
+	CozePeerRows *version;
+	const char *params[1] = {number(join->origin)};
+	bool		shared;
+
+	coze_step_begin();
+	shared = COZE_RULE("own-slot") && is_true(coze_step_fetch("SELECT cozesync.shares_slot()", 0, NULL)->values[0]);
+	coze_step_end();
+	if (!shared)
+		return false;
+	peer = coze_peer_open(join->via, "the member at \"via\"");
+	coze_peer_query(peer, "SELECT cozesync.give_other_slot($1::bigint)", 1, params);
+	version = coze_peer_query(peer, "SELECT v.origin, v.hlc FROM cozesync.last_version() AS v", 0, NULL);
+	coze_peer_close(peer);
+	coze_step_begin();
+	coze_step_run("UPDATE cozesync.join_run SET donor = $1::bigint, admitted_hlc = $2::bigint", 2,
+		(const char *const *) version->values);
+	coze_step_end();
+	return true;
 }
 
 /* True, and the time is now, if so many ms have gone by since. */
@@ -489,7 +517,9 @@ catch_up(CozeJoin *join)
 		names = still_awaited();
 		coze_step_end();
 		ready = names == NULL;
-		if (!ready && is_time(&asked, READY_ASK))
+		if (ready && is_given_another_slot(join))
+			ready = false;
+		else if (!ready && is_time(&asked, READY_ASK))
 			check_still_admitted(join);
 		if (!ready)
 		{

@@ -20,6 +20,7 @@
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(coze_group_node_stats);
+PG_FUNCTION_INFO_V1(coze_group_log_alarm);
 
 /* The lowest entry above the cut, of any origin; 0: there is none. */
 static CozeHlc
@@ -94,4 +95,17 @@ coze_group_node_stats(PG_FUNCTION_ARGS)
 		values[10] = CStringGetTextDatum(held_by);
 	values[11] = BoolGetDatum(coze_log_is_too_large());
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/* log_alarm() returns text: NULL, or, if the log is too large, the node that it is kept for */
+Datum
+coze_group_log_alarm(PG_FUNCTION_ARGS)
+{
+	char	   *held_by = NULL;
+
+	if (coze_attach() == COZE_NODE_READY && coze_log_is_too_large())
+		held_by = coze_log_held_by();
+	if (held_by == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(held_by));
 }

@@ -57,7 +57,8 @@ SELECT pg_catalog.pg_extension_config_dump('cozesync.base_record', '');
 
 REVOKE ALL ON cozesync.conflict, cozesync.base_record FROM PUBLIC;
 
--- Forget conflicts that need nobody any more: all but those that are held.
+-- Forget conflicts that need nobody any more: all but those that are held.  What was decided
+-- above the cut may be decided again, and would come back: that stays until all members hold it.
 CREATE FUNCTION cozesync.purge_conflicts(before timestamptz)
 RETURNS bigint
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
@@ -66,9 +67,10 @@ AS $$
     WITH gone AS (
         DELETE FROM cozesync.conflict
         WHERE detected_at OPERATOR(pg_catalog.<) before AND outcome OPERATOR(pg_catalog.<>) 'held'
+          AND decided_hlc OPERATOR(pg_catalog.<=) (SELECT cut FROM cozesync.local_node)
         RETURNING id)
     SELECT pg_catalog.count(*) FROM gone;
 $$;
-COMMENT ON FUNCTION cozesync.purge_conflicts(timestamptz) IS 'forget settled conflicts older than that; returns how many';
+COMMENT ON FUNCTION cozesync.purge_conflicts(timestamptz) IS 'forget settled conflicts older than that, whose writes all members hold; returns how many';
 -- Conflicts hold rows of all tables.
 REVOKE ALL ON FUNCTION cozesync.purge_conflicts(timestamptz) FROM PUBLIC;

@@ -349,6 +349,14 @@ SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION cozesync.link_stats() IS 'the links to and from this node; what cozesync.links is made of';
 REVOKE ALL ON FUNCTION cozesync.link_stats() FROM PUBLIC;
 
+CREATE FUNCTION cozesync.log_alarm()
+RETURNS text
+AS 'MODULE_PATHNAME', 'coze_group_log_alarm'
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION cozesync.log_alarm() IS 'the node for which the change log is kept, if it is larger than cozesync.max_log_size; NULL if it is not';
+REVOKE ALL ON FUNCTION cozesync.log_alarm() FROM PUBLIC;
+
 CREATE TYPE cozesync.stopped_at AS (
     origin text,
     hlc timestamptz,
@@ -381,12 +389,15 @@ SELECT
     CASE WHEN s.stopped_origin IS NOT NULL THEN
         ROW(s.stopped_origin::text, s.stopped_hlc, s.stopped_relation, s.stopped_key)::cozesync.stopped_at
     END AS stopped_at,
-    s.held_back_by_pid
-FROM cozesync.link_stats() s
+    s.held_back_by_pid,
+    s.direction = 'out' AND m.node_name IS NOT DISTINCT FROM a.kept_for AS log_alarm
+FROM (SELECT cozesync.log_alarm() AS kept_for) a
+CROSS JOIN cozesync.link_stats() s
 JOIN cozesync.member m ON m.origin = s.peer;
 COMMENT ON VIEW cozesync.links IS 'the links to and from this node, and what the target lacks';
+COMMENT ON COLUMN cozesync.links.log_alarm IS 'is the change log larger than cozesync.max_log_size, and kept for the target?';
 
 -- Monitoring sees no row contents and no DSN here; stopped_at shows a key.
 GRANT USAGE ON SCHEMA cozesync TO pg_monitor;
 GRANT SELECT ON cozesync.links TO pg_monitor;
-GRANT EXECUTE ON FUNCTION cozesync.link_stats(), cozesync.node_name(), cozesync.vector() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION cozesync.link_stats(), cozesync.log_alarm(), cozesync.node_name(), cozesync.vector() TO pg_monitor;

@@ -177,7 +177,7 @@ BEGIN
         SELECT p.oid FROM pg_proc AS p
         WHERE p.pronamespace = 'cozesync'::regnamespace
           AND p.proname IN ('hello', 'receive', 'send', 'about', 'describe_table', 'next_number', 'let_go', 'describe_resolver',
-                            'check_may_admit', 'hide_parameters', 'admit_node', 'admit_incarnation', 'check_admitted', 'last_version', 'take_snapshot',
+                            'check_may_admit', 'hide_parameters', 'admit_node', 'admit_incarnation', 'give_other_slot', 'check_admitted', 'last_version', 'take_snapshot',
                             'held_in_snapshot', 'changed_keys')
     LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', granted, role);

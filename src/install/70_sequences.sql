@@ -87,54 +87,51 @@ CREATE TRIGGER on_spread_sequence AFTER INSERT OR UPDATE ON cozesync.spread_sequ
     FOR EACH ROW EXECUTE FUNCTION cozesync.on_spread_sequence();
 ALTER TABLE cozesync.spread_sequence ENABLE ALWAYS TRIGGER on_spread_sequence;
 
--- The slot of this node, which is about to become ready.  Nodes that joined at the same time
--- through different members may have been given the same one.  Each of them knows of the
--- others by now: every old member has counted it, and has told whom it had admitted before.
--- So all come to the same: who is ready keeps its slot, then the lower origin; the others
--- take, in the order of origins, what nobody has.
-CREATE FUNCTION cozesync.own_slot() RETURNS integer
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+-- Does another member draw the same numbers as this node, which is about to become ready?  Nodes
+-- that joined at the same time through different members may have been given one slot.
+CREATE FUNCTION cozesync.shares_slot() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+    SELECT EXISTS (SELECT FROM cozesync.member AS own JOIN cozesync.local_node USING (origin)
+                   JOIN cozesync.member AS m ON m.slot = own.slot AND m.origin <> own.origin AND m.dropped_at IS NULL);
+$$;
+COMMENT ON FUNCTION cozesync.shares_slot() IS 'was another member given the numbers that this node is to draw?';
+
+-- On the member that a node joined through: another slot for it, one that nobody has.  It waits
+-- again until all members have seen that; so of two that are given one slot, by members neither of
+-- which knew of the other, each learns of it before it is ready.  Which one is left to chance, so
+-- that they do not meet again.
+CREATE FUNCTION cozesync.give_other_slot(origin bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
 DECLARE
-    own cozesync.member;
-    given integer[] := '{}';
     least_nodes integer := (SELECT min(q.max_nodes) FROM cozesync.spread_sequence AS q);
-    other cozesync.member;
     found_slot integer;
 BEGIN
-    SELECT m.* INTO STRICT own FROM cozesync.member AS m JOIN cozesync.local_node USING (origin);
-    FOR other IN
-        SELECT m.* FROM cozesync.member AS m
-        WHERE m.dropped_at IS NULL
-          AND EXISTS (SELECT FROM cozesync.member AS x WHERE x.dropped_at IS NULL AND x.slot = m.slot
-                      AND x.origin <> m.origin
-                      AND (x.ready_at IS NULL, x.origin) < (m.ready_at IS NULL, m.origin))
-        ORDER BY m.ready_at IS NULL, m.origin
-    LOOP
-        SELECT min(s) INTO found_slot
-        FROM generate_series(0, (SELECT count(*)::integer * 2 FROM cozesync.member)) AS s
-        WHERE s <> ALL (given) AND NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.slot = s);
-        IF found_slot >= least_nodes THEN
-            -- Numbers that a dropped node has drawn may still turn up: its slot is the last choice.
-            SELECT min(s) INTO found_slot FROM generate_series(0, least_nodes - 1) AS s
-            WHERE s <> ALL (given)
-              AND NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.slot = s AND m.dropped_at IS NULL);
-        END IF;
-        IF found_slot IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'program_limit_exceeded',
-                MESSAGE = format('sequences are spread over %s nodes and all of them are taken', least_nodes),
-                HINT = 'Spread them over more nodes with cozesync.spread_sequences() on another member.';
-        END IF;
-        IF other.origin = own.origin THEN
-            RETURN found_slot;
-        END IF;
-        given := given || found_slot;
-    END LOOP;
-    RETURN own.slot;
+    PERFORM cozesync.check_may_change_group();
+    LOCK TABLE cozesync.dropped_member IN SHARE ROW EXCLUSIVE MODE;
+    -- Numbers that a dropped node has drawn may still turn up: its slot is the last choice.
+    SELECT s INTO found_slot
+    FROM generate_series(0, coalesce(least_nodes, (SELECT count(*)::integer * 2 FROM cozesync.member) + 2) - 1) AS s
+    WHERE NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.slot = s AND m.dropped_at IS NULL)
+    ORDER BY EXISTS (SELECT FROM cozesync.member AS m WHERE m.slot = s), random() LIMIT 1;
+    IF found_slot IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'program_limit_exceeded',
+            MESSAGE = format('sequences are spread over %s nodes and all of them are taken', least_nodes),
+            HINT = 'Spread them over more nodes with cozesync.spread_sequences() on another member.';
+    END IF;
+    UPDATE cozesync.member AS m SET slot = found_slot
+    WHERE m.origin = give_other_slot.origin AND m.dropped_at IS NULL AND m.ready_at IS NULL;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = 'this database is not joining the group';
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION cozesync.own_slot() IS 'which numbers of spread sequences this node draws, when it becomes ready';
+COMMENT ON FUNCTION cozesync.give_other_slot(bigint) IS 'lets a node that joins draw other numbers; called by the node';
 
 CREATE FUNCTION cozesync.on_slot() RETURNS trigger
 LANGUAGE plpgsql
@@ -272,5 +269,5 @@ COMMENT ON FUNCTION cozesync.spread_sequences(regclass, integer) IS
 -- Only who manages the group may change sequences.
 REVOKE ALL ON FUNCTION cozesync.sequence_of(text, text, text), cozesync.next_number(text, text, text),
     cozesync.spread_here(text, text, text), cozesync.on_spread_sequence(),
-    cozesync.own_slot(), cozesync.on_slot(), cozesync.advance_sequence(text, text, text, bigint), cozesync.next_number_on(text, text, text, text, text),
+    cozesync.shares_slot(), cozesync.give_other_slot(bigint), cozesync.on_slot(), cozesync.advance_sequence(text, text, text, bigint), cozesync.next_number_on(text, text, text, text, text),
     cozesync.spread_base(text, text, text), cozesync.spread_sequences(regclass, integer) FROM PUBLIC;

@@ -98,6 +98,12 @@ AS $$
       AND NOT EXISTS (SELECT FROM cozesync.spread_sequence AS f WHERE f.schema_name = s.schema_name
                       AND f.table_name = s.table_name AND f.column_name = a.attname)
     UNION ALL
+    SELECT 'error', m.node_name, format('it draws the same numbers from sequences that are spread as node %s', o.node_name),
+        'Let one of the two leave and join again.'
+    FROM cozesync.member AS m JOIN cozesync.member AS o ON o.slot = m.slot AND o.origin <> m.origin AND o.origin < m.origin
+    WHERE m.dropped_at IS NULL AND o.dropped_at IS NULL AND m.ready_at IS NOT NULL AND o.ready_at IS NOT NULL
+      AND EXISTS (SELECT FROM cozesync.spread_sequence)
+    UNION ALL
     SELECT 'info', s.name, format('unique index %s can be violated by two nodes at once', i.indexrelid::regclass),
         'The earlier row keeps the value; see unique_violation in cozesync.conflicts.'
     FROM synced AS s JOIN pg_index AS i ON i.indrelid = s.relation AND i.indisunique

@@ -70,30 +70,37 @@ is($a->safe_psql('postgres', 'SELECT count(*) FROM cozesync.conflicts WHERE tabl
     'no two nodes have drawn the same number');
 is($a->safe_psql('postgres', 'SELECT count(DISTINCT slot) FROM cozesync.nodes'), 6, 'every node has numbers of its own');
 
-# The same, where both are given the same slot: neither donor has heard of the other's joiner.
+# Three, where all are given the same slot: no donor has heard of the others' joiners.
 $_->stop for $d, $e, $f;
 $a->safe_psql('postgres', "SELECT cozesync.drop_node('$_')") for qw(d e f);
 ok(wait_quiet($a, $b, $c), 'back to three');
-$a->safe_psql('postgres', q{SELECT cozesync.pause('b')});
-ok(poll_until($b, q{SELECT bool_and(state <> 'streaming') FROM cozesync.links WHERE 'a' IN (source, target)}), 'a and b are apart');
-$c->safe_psql('postgres', 'SELECT cozesync.pause()');
-my ($g, $h) = (new_node('g'), new_node('h'));
-@joins = map { background($_->[0], sprintf(q{CALL cozesync.join_group('%s', '%s', '%s')}, $_->[0]->name,
-    node_dsn($_->[0]), node_dsn($_->[1]))) } [ $g, $a ], [ $h, $b ];
-ok(poll_until($_, q{SELECT phase = 'catching up' FROM cozesync.join_run}), $_->name . ' waits until all members count it') for $g, $h;
-is($g->safe_psql('postgres', q{SELECT slot FROM cozesync.member WHERE node_name = 'g'}),
-    $h->safe_psql('postgres', q{SELECT slot FROM cozesync.member WHERE node_name = 'h'}), 'both were given the same slot');
-like(sql_error($g, q{UPDATE acc SET n = 0}), qr/55000/, 'and may not be written to yet');
-$a->safe_psql('postgres', 'SELECT cozesync.resume()');
-$c->safe_psql('postgres', 'SELECT cozesync.resume()');
-is(join(' ', map { ($_->finish)[0] } @joins), '0 0', 'both become ready');
-ok(wait_quiet($a, $b, $c, $g, $h), 'in sync');
-is($_->safe_psql('postgres', 'SELECT count(DISTINCT slot) FROM cozesync.nodes'), 5, 'and have different slots: ' . $_->name)
-    for $a, $g, $h;
-exec_all(q{INSERT INTO log (node) SELECT cozesync.node_name() FROM generate_series(1, 50)}, $a, $b, $c, $g, $h);
-ok(wait_quiet($a, $b, $c, $g, $h), 'in sync');
-same_rows([ $a, $b, $c, $g, $h ], ['log'], 'numbers that they draw do not collide');
+my ($g, $h, $i) = map { new_node($_) } qw(g h i);
+my @six = ($a, $b, $c, $g, $h, $i);
+for my $off (1, 0)
+{
+    debug_rule($_, 'own-slot', $off) for $g, $h, $i;
+    $_->safe_psql('postgres', 'SELECT cozesync.pause()') for $a, $b, $c;
+    ok(poll_until($_, q{SELECT bool_and(state <> 'streaming') FROM cozesync.links}), $_->name . ' is apart') for $a, $b, $c;
+    @joins = map { background($_->[0], sprintf(q{CALL cozesync.join_group('%s', '%s', '%s')}, $_->[0]->name,
+        node_dsn($_->[0]), node_dsn($_->[1]))) } [ $g, $a ], [ $h, $b ], [ $i, $c ];
+    ok(poll_until($_, q{SELECT phase = 'catching up' FROM cozesync.join_run}), $_->name . ' waits until all members count it') for $g, $h, $i;
+    my %slots = map { $_->safe_psql('postgres', q{SELECT m.slot FROM cozesync.member m JOIN cozesync.local_node USING (origin)}) => 1 } $g, $h, $i;
+    is(scalar keys %slots, 1, 'all were given the same slot');
+    like(sql_error($g, q{UPDATE acc SET n = 0}), qr/55000/, 'and may not be written to yet');
+    $_->safe_psql('postgres', 'SELECT cozesync.resume()') for $a, $b, $c;
+    is(join(' ', map { ($_->finish)[0] } @joins), '0 0 0', 'all become ready');
+    ok(wait_quiet(@six), 'in sync');
+    my $different = 6 == grep { $_->safe_psql('postgres', 'SELECT count(DISTINCT slot) FROM cozesync.nodes') == 6 } @six;
+    ok($off ? !$different : $different, 'joined at once with one slot: ' . ($off ? 'breaks without the rule own-slot' : 'holds'));
+    next if !$off;
+    $_->safe_psql('postgres', 'SELECT cozesync.leave_group(); TRUNCATE acc, log') for $g, $h, $i;
+    ok(wait_quiet($a, $b, $c), 'they have left');
+}
+exec_all(q{INSERT INTO log (node) SELECT cozesync.node_name() FROM generate_series(1, 50)}, @six);
+ok(wait_quiet(@six), 'in sync');
+same_rows(\@six, ['log'], 'numbers that they draw do not collide');
 is($a->safe_psql('postgres', 'SELECT count(*) FROM cozesync.conflicts WHERE table_name = $$log$$'), 0, 'not one');
+$i->safe_psql('postgres', 'SELECT cozesync.leave_group()');
 
 # Two through one member, each of which knows of the other before it has copied anything.
 $_->safe_psql('postgres', 'SELECT cozesync.leave_group(); TRUNCATE acc, log') for $g, $h;
@@ -143,6 +150,8 @@ $_->safe_psql('postgres', 'SELECT cozesync.resume()') for $a, $b, $c;
 ok(wait_quiet($a, $b, $c), 'in sync');
 is($_->safe_psql('postgres', q{SELECT count(*) FROM cozesync.nodes WHERE node_name = 'x'}), 0,
     'what was written about a node meanwhile does not bring it back: ' . $_->name) for $a, $b, $c;
+is($_->safe_psql('postgres', q{SELECT count(*) FROM cozesync.conflicts WHERE table_name = 'dropped_member'}), 0,
+    'who both drop it do not disagree: ' . $_->name) for $a, $b, $c;
 $a->safe_psql('postgres', 'UPDATE acc SET n = n + 1 WHERE id = 1');
 ok(poll_until($_, 'SELECT coalesce(bool_and(kind = $$beat$$), true) FROM cozesync.entries() e, cozesync.stats s WHERE e.hlc > s.cut'),
     'and the cut moves on: ' . $_->name) for $a, $b, $c;

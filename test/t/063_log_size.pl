@@ -108,6 +108,7 @@ ok($a->wait_for_log(qr/the change log of database "postgres" has \d+ MB, more th
     'a log that is too large is reported');
 like(slurp_file($a->logfile, $log_at), qr/are kept for node "c".*\n.*drop_node\('c'\)/, 'and for whom it is kept, and the way out');
 is(stat_of($a, 'log_held_by || log_is_too_large::text'), 'ctrue', 'stats says so');
+is($a->safe_psql('postgres', q{SELECT string_agg(source || target, ' ') FROM cozesync.links WHERE log_alarm}), 'ac', 'so does its link');
 is($a->safe_psql('postgres', "SELECT cozesync.wait_for_sync(interval '60 s', 'b')"), 't', 'the others go on');
 ok(goes_quiet($a, $b), 'nobody beats while a member is away');
 my $beats = $a->safe_psql('postgres', q{SELECT count(*) FROM cozesync.entries() WHERE kind = 'beat'});

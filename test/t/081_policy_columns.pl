@@ -137,7 +137,9 @@ carry_all();
 isnt(same('t'), '', 'rows after two changes of policy');
 unlike(same('t'), qr/\|/, 'are the same on both nodes');
 
-# Retention: what is settled goes, what is held stays.
+# Retention: what is settled goes once nothing can be decided anew, what is held stays.
+is(sql('a', 'SELECT cozesync.purge_conflicts(clock_timestamp())'), 0, 'above the cut nothing goes');
+sql('a', 'UPDATE cozesync.local_node SET cut = cozesync.time_hlc(clock_timestamp())');
 my $held = sql('a', q{SELECT count(*) FROM cozesync.conflicts WHERE outcome = 'held'});
 my $others = sql('a', q{SELECT count(*) FROM cozesync.conflicts WHERE outcome <> 'held'});
 is(sql('a', 'SELECT cozesync.purge_conflicts(clock_timestamp())'), $others, 'purge_conflicts tells how many it forgot');
