@@ -666,7 +666,7 @@ do_upkeep(int64 now)
 	coze_log_rotate();
 	coze_log_alarm();
 	coze_conflict_notify();
-	if (now - last_retain > RETAIN_INTERVAL_MS * INT64CONST(1000))
+	if (last_retain == 0 || now - last_retain > RETAIN_INTERVAL_MS * INT64CONST(1000))
 	{
 		last_retain = now;
 		coze_conflict_retain();

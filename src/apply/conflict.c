@@ -8,7 +8,9 @@
  * runs with his rights, and the writing with ours.
  *
  * A record that exists already is left as it is, unless another kind of conflict
- * has become of it.  Of tables that do not fold a loser has one record, whoever
+ * has become of it.  That somebody settled it changes neither: what there is a record
+ * of follows the set of entries, and who settled it the settlements, which every node
+ * has, so that a node where the settlement came before the conflict ends up with the same.  Of tables that do not fold a loser has one record, whoever
  * won: which of several winners a node meets first depends on the order of arrival.
  *
  * Listeners are told in a transaction of its own, after the conflict is visible,
@@ -250,8 +252,7 @@ prepare_withdraw(void)
 
 	withdraw_plan = prepare("DELETE FROM cozesync.conflict WHERE loser_hlc = $1 AND loser_origin = $2"
 							" AND decided_hlc = $3 AND decided_origin = $4 AND schema_name = $5"
-							" AND table_name = $6 AND md5(key::text) = md5($7::text)"
-							" AND resolved_at IS NULL", lengthof(types), types);
+							" AND table_name = $6 AND md5(key::text) = md5($7::text)", lengthof(types), types);
 }
 
 static void
@@ -275,7 +276,7 @@ prepare_withdraw_seen(void)
 
 	withdraw_seen_plan = prepare("DELETE FROM cozesync.conflict WHERE schema_name = $1 AND table_name = $2"
 								 " AND md5(key::text) = md5($3::text)"
-								 " AND loser_hlc < $4 AND decided_hlc > $4 AND resolved_at IS NULL"
+								 " AND loser_hlc < $4 AND decided_hlc > $4"
 								 " AND (loser_origin = $5 OR EXISTS ("
 								 "SELECT FROM generate_series(1, cardinality($6), 2) i"
 								 " WHERE $6[i] = loser_origin AND $6[i + 1] >= loser_hlc))",
@@ -317,18 +318,19 @@ prepare_insert(void)
 						  " ON CONFLICT (md5(key::text), loser_origin, loser_hlc, decided_origin, decided_hlc,"
 						  " schema_name, table_name) DO UPDATE"
 						  " SET conflict_type = excluded.conflict_type, reason = excluded.reason,"
-						  " policy = excluded.policy, outcome = excluded.outcome, columns = excluded.columns,"
+						  " policy = excluded.policy, columns = excluded.columns, base_row = excluded.base_row,"
+						  " outcome = CASE WHEN c.resolved_at IS NULL THEN excluded.outcome ELSE c.outcome END,"
 						  " local_row = excluded.local_row, remote_row = excluded.remote_row,"
-						  " base_row = excluded.base_row, result_row = excluded.result_row"
-						  " WHERE c.resolved_at IS NULL AND (c.conflict_type, c.reason, c.outcome = 'held')"
-						  " IS DISTINCT FROM (excluded.conflict_type, excluded.reason, excluded.outcome = 'held')"
+						  " result_row = CASE WHEN c.resolved_at IS NULL THEN excluded.result_row ELSE c.result_row END"
+						  " WHERE (c.conflict_type, c.reason, c.outcome = 'held') IS DISTINCT FROM"
+						  " (excluded.conflict_type, excluded.reason, excluded.outcome = 'held' AND c.resolved_at IS NULL)"
 						  " RETURNING id",
 						  lengthof(types), types);
 }
 
 /* What listeners get; the key is left out where it would be too long. */
 static void
-keep_payload(const CozeConflict *c, int64 id)
+keep_payload(const CozeConflict *c, int64 id, const char *outcome)
 {
 	StringInfoData json;
 	MemoryContext old;
@@ -340,7 +342,7 @@ keep_payload(const CozeConflict *c, int64 id)
 	if (json.len + strlen(key) < PAYLOAD_MAX - 200)
 		appendStringInfo(&json, ", \"key\": %s", key);
 	appendStringInfo(&json, ", \"conflict_type\": \"%s\", \"outcome\": \"%s\"}",
-					 coze_conflict_type_name(c->type), c->outcome);
+					 coze_conflict_type_name(c->type), outcome);
 	if (notify_context == NULL)
 		notify_context = AllocSetContextCreate(TopMemoryContext, "cozesync notifications",
 											   ALLOCSET_SMALL_SIZES);
@@ -352,7 +354,7 @@ keep_payload(const CozeConflict *c, int64 id)
 
 /*
  * The settlement may have come with the very entries that brought the conflict, and then it
- * was here before the record.
+ * was here before the record.  Of several the last counts.
  */
 static void
 prepare_settled(void)
@@ -361,19 +363,22 @@ prepare_settled(void)
 
 	settled_plan = prepare("UPDATE cozesync.conflict AS c SET outcome = 'resolved', result_row = s.result_row,"
 						   " resolved_at = s.settled_at, resolved_by = s.settled_by"
-						   " FROM cozesync.settlement AS s WHERE c.id = $1"
-						   " AND s.loser_hlc = c.loser_hlc AND s.loser_origin = c.loser_origin"
-						   " AND s.schema_name = c.schema_name AND s.table_name = c.table_name AND s.key = c.key",
+						   " FROM (SELECT s.* FROM cozesync.settlement AS s JOIN cozesync.conflict AS o"
+						   " ON s.loser_hlc = o.loser_hlc AND s.loser_origin = o.loser_origin"
+						   " AND s.schema_name = o.schema_name AND s.table_name = o.table_name AND s.key = o.key"
+						   " WHERE o.id = $1 ORDER BY s.settled_at DESC, s.settlement_id DESC LIMIT 1) AS s"
+						   " WHERE c.id = $1",
 						   lengthof(types), types);
 }
 
-static void
+static bool
 close_if_settled(int64 id)
 {
 	Datum		values[] = {Int64GetDatum(id)};
 
 	if (SPI_execute_plan(settled_plan, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not close a conflict");
+	return SPI_processed > 0;
 }
 
 static Datum
@@ -435,9 +440,8 @@ insert(const CozeConflict *c)
 		int64		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 													 1, &isnull));
 
-		keep_payload(c, id);
 		SPI_freetuptable(SPI_tuptable);
-		close_if_settled(id);
+		keep_payload(c, id, close_if_settled(id) ? "resolved" : c->outcome);
 	}
 	else
 		SPI_freetuptable(SPI_tuptable);
@@ -534,8 +538,9 @@ coze_conflict_notify(void)
 }
 
 /*
- * Forget settled conflicts: those that are old, and the oldest if there are too many.  Not
- * what was decided above the cut: decided again, it would come back.
+ * Forget settled conflicts: those that are old, and the oldest if there are too many.  Of one
+ * that was settled age counts from that.  Not what was decided above the cut: decided again, it
+ * would come back.
  */
 void
 coze_conflict_retain(void)
@@ -551,13 +556,14 @@ coze_conflict_retain(void)
 	SPI_connect();
 	if (SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE outcome <> 'held' AND"
 							  " decided_hlc <= (SELECT cut FROM cozesync.local_node) AND"
-							  " detected_at < now() - $1 * interval '1 minute'",
+							  " coalesce(resolved_at, detected_at) < now() - $1 * interval '1 minute'",
 							  1, types, values, NULL, false, 0) != SPI_OK_DELETE ||
-		SPI_execute_with_args("DELETE FROM cozesync.conflict WHERE id IN ("
-							  "SELECT id FROM (SELECT id, sum(pg_column_size(c)) OVER (ORDER BY id DESC) AS size"
-							  " FROM cozesync.conflict c WHERE outcome <> 'held') s WHERE size > $2)"
-							  " AND decided_hlc <= (SELECT cut FROM cozesync.local_node)"
-							  " AND pg_table_size('cozesync.conflict') > $2 AND $1 >= 0",
+		SPI_execute_with_args("DELETE FROM cozesync.conflict"
+							  " WHERE (SELECT pg_table_size('cozesync.conflict')) > $2 AND $1 >= 0"
+							  " AND decided_hlc <= (SELECT cut FROM cozesync.local_node) AND id IN ("
+							  "SELECT id FROM (SELECT id, sum(pg_column_size(c)) OVER"
+							  " (ORDER BY coalesce(resolved_at, detected_at) DESC, id DESC) AS size"
+							  " FROM cozesync.conflict c WHERE outcome <> 'held') s WHERE size > $2)",
 							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not forget old conflicts");
 	SPI_finish();

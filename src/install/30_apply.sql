@@ -57,8 +57,9 @@ SELECT pg_catalog.pg_extension_config_dump('cozesync.base_record', '');
 
 REVOKE ALL ON cozesync.conflict, cozesync.base_record FROM PUBLIC;
 
--- Forget conflicts that need nobody any more: all but those that are held.  What was decided
--- above the cut may be decided again, and would come back: that stays until all members hold it.
+-- Forget conflicts that need nobody any more: all but those that are held.  Age counts from the
+-- settling where there was one.  What was decided above the cut may be decided again, and would come
+-- back: that stays until all members hold it.
 CREATE FUNCTION cozesync.purge_conflicts(before timestamptz)
 RETURNS bigint
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
@@ -66,7 +67,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH gone AS (
         DELETE FROM cozesync.conflict
-        WHERE detected_at OPERATOR(pg_catalog.<) before AND outcome OPERATOR(pg_catalog.<>) 'held'
+        WHERE coalesce(resolved_at, detected_at) OPERATOR(pg_catalog.<) before AND outcome OPERATOR(pg_catalog.<>) 'held'
           AND decided_hlc OPERATOR(pg_catalog.<=) (SELECT cut FROM cozesync.local_node)
         RETURNING id)
     SELECT pg_catalog.count(*) FROM gone;

@@ -1,6 +1,7 @@
 -- Settling conflicts by hand.
 
--- A conflict was settled: on every node its record is closed.
+-- A conflict was settled: on every node its record is closed.  Of several settlements the last counts,
+-- in whatever order they arrive.
 CREATE FUNCTION cozesync.on_settlement() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -9,7 +10,12 @@ BEGIN
     UPDATE cozesync.conflict AS c
     SET outcome = 'resolved', result_row = NEW.result_row, resolved_at = NEW.settled_at, resolved_by = NEW.settled_by
     WHERE c.schema_name = NEW.schema_name AND c.table_name = NEW.table_name AND c.key = NEW.key
-      AND c.loser_origin = NEW.loser_origin AND c.loser_hlc = NEW.loser_hlc;
+      AND c.loser_origin = NEW.loser_origin AND c.loser_hlc = NEW.loser_hlc
+      AND NOT EXISTS (
+          SELECT FROM cozesync.settlement AS s
+          WHERE s.loser_origin = NEW.loser_origin AND s.loser_hlc = NEW.loser_hlc AND s.schema_name = NEW.schema_name
+            AND s.table_name = NEW.table_name AND s.key = NEW.key
+            AND (s.settled_at, s.settlement_id) > (NEW.settled_at, NEW.settlement_id));
     RETURN NULL;
 END
 $$;
@@ -124,9 +130,11 @@ BEGIN
             MESSAGE = 'the row must have the key of the conflict', HINT = format('That is %s.', record_of.key);
     END IF;
     PERFORM cozesync.write_row(relation, record_of.key, chosen);
-    INSERT INTO cozesync.settlement (schema_name, table_name, key, loser_origin, loser_hlc, choice, result_row, settled_by)
+    -- Who decides anew is later than who decided before, whatever the clocks say.
+    INSERT INTO cozesync.settlement (schema_name, table_name, key, loser_origin, loser_hlc, choice, result_row, settled_by, settled_at)
     VALUES (record_of.schema_name, record_of.table_name, record_of.key, record_of.loser_origin, record_of.loser_hlc,
-            resolve_conflict.choice, chosen, session_user);
+            resolve_conflict.choice, chosen, session_user,
+            greatest(clock_timestamp(), record_of.resolved_at + interval '1 microsecond'));
 END
 $$;
 COMMENT ON FUNCTION cozesync.resolve_conflict(bigint, text, jsonb) IS 'settle a conflict on all nodes with the row of one side or another one';
