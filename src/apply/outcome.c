@@ -335,7 +335,8 @@ coze_outcome_check_row(const CozeOutcomes *o, const Datum *key, const List *ops,
 	const CozeOp *own = NULL;
 	ListCell   *lc;
 
-	if (is_row(table, here, row) || is_row(table, here, coze_row_of_fold(table, result)))
+	if (is_row(table, here, row) ||
+		(COZE_RULE("own-shown") && is_row(table, here, coze_row_of_fold(table, result))))
 		return;
 	foreach(lc, ops)
 	{
