@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -239,7 +240,10 @@ is_an_answer(int code)
 	return code != ERRCODE_STATEMENT_TOO_COMPLEX;
 }
 
-/* Under a savepoint: an error holds the conflict, and says why. */
+/*
+ * Under a savepoint: an error holds the conflict, and says why.  Each call finds the pinned
+ * settings: what one sets is undone at its end, or the number of calls before would tell.
+ */
 static CozeResolution
 call_guarded(ResolverCall *c, const char **reason)
 {
@@ -248,12 +252,15 @@ call_guarded(ResolverCall *c, const char **reason)
 	MemoryContext old = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile CozeResolution resolution = COZE_RESOLUTION_HOLD;
+	int			guc_level;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(work);
+	guc_level = NewGUCNestLevel();
 	PG_TRY();
 	{
 		resolution = call(c, reason);
+		AtEOXact_GUC(false, guc_level);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
