@@ -137,7 +137,14 @@ sub nested
 
 sub under_policy
 {
-    my ($c) = @_;
+    my ($c, $tokens) = @_;
+    if (rand() < 0.25)
+    {
+        my $t = token($c);
+        my $statement = Policies::count_up($t);
+        push @$tokens, [ $Policies::counted, $t, $statement, $t ];
+        return $statement;
+    }
     return rand() < 0.02 ? Policies::settle() : Policies::statement(token($c));
 }
 

@@ -362,7 +362,7 @@ note sprintf 'in sync after %.1f s', time - $healing;
 
 # --- what must be true ------------------------------------------------------------------------------
 
-same_rows(\@nodes, [ @Load::tables, $policies ? @Policies::tables : () ], 'the same rows') or dump_group('rows differ');
+same_rows(\@nodes, [ @Load::tables, $policies ? (@Policies::tables, $Policies::counted) : () ], 'the same rows') or dump_group('rows differ');
 
 # The losers of tables whose rows are folded, and where each was decided.
 sub folded_conflicts
@@ -405,6 +405,15 @@ for my $node (@nodes)
     my %there = map { $_ => 1 } split /\n/, $node->safe_psql('postgres', 'SELECT id FROM only_inserts');
     my @lost = grep { !$there{$_} } @ids;
     is(scalar @lost, 0, "each of them is on node $name") or diag(join ' ', splice @lost, 0, 10);
+    if ($policies)
+    {
+        is($node->safe_psql('postgres', $Policies::miscounted), 0, "counters, sets and objects tell the same on node $name")
+            or dump_group('counters do not add up');
+        my %counted = map { $_ => 1 } split /\n/, $node->safe_psql('postgres', "SELECT unnest(st) FROM $Policies::counted");
+        my @uncounted = grep { !$counted{$_} } sort keys %{ $acknowledged{$Policies::counted} };
+        is(scalar @uncounted, 0, 'and hold each acknowledged step, ' . scalar(keys %counted) . ' in all')
+            or diag(join ' ', splice @uncounted, 0, 10) or dump_group('a step is lost');
+    }
     is($node->safe_psql('postgres', q{SELECT count(*) FROM cozesync.conflict
             WHERE conflict_type IN ('update_missing', 'delete_missing') OR reason LIKE 'nothing in the change log%'
                OR table_name IN ('only_inserts', 'cause', 'effect', 'pair_left', 'pair_right', 'large')}),
