@@ -24,7 +24,8 @@
 
 typedef enum FlightKind
 {
-	FLIGHT_ORDINARY,			/* a greeting, a batch, a request, a question */
+	FLIGHT_ORDINARY,			/* a greeting, a request, a question */
+	FLIGHT_BATCH,				/* pushed */
 	FLIGHT_BEGIN,				/* has the stream begin anew */
 	FLIGHT_CLOCK,				/* asks for the time there */
 } FlightKind;
@@ -66,6 +67,9 @@ struct CozeLink
 	uint64		window;
 	int64		ask_after;
 	CozeMoment	ask_at;
+	bool		all_is_applied; /* of what was sent, as far as heard */
+	CozeMoment	progress_at;	/* when more was heard to be applied */
+	bool		was_empty;		/* the last answer, when pulling */
 	bool		must_begin;
 	CozeMoment	begin_at;
 	int64		rewind_after;

@@ -32,6 +32,8 @@
 #define SLOWEST 50000			/* bytes a second that a working link carries at least */
 #define ASK_IDLE INT64CONST(2000000)	/* everything is applied there */
 #define CLOCK_INTERVAL INT64CONST(2000000)	/* what the peer's clock says, when pulling */
+#define ASK_CALM INT64CONST(100000)	/* nothing was sent for so long, and not all is applied */
+#define ASK_OVERDUE INT64CONST(1000000)	/* no news of what is applied */
 #define ASK_LONGEST INT64CONST(250000)
 #define REWIND_LONGEST INT64CONST(2000000)
 #define WINDOW_POLL INT64CONST(10000)	/* our own queue is full */
@@ -47,19 +49,47 @@ rewind_stream(CozeLink *link)
 	link->rewind_after = Min(link->rewind_after * 2, REWIND_LONGEST);
 }
 
-/* Has the peer applied all that it has?  If not, ask again before long. */
-static void
-plan_question(CozeLink *link, const CozeAck *ack, bool progress)
+/*
+ * Is it urgent to know what the peer has applied?  Somebody waits to hear it, the window
+ * does, or nothing has been heard of it for long.
+ */
+static bool
+asks_urgently(const CozeLink *link)
 {
+	return coze_peers_are_awaited() || link->window <= COZE_SOURCE_SLACK ||
+		link->now - link->progress_at > ASK_OVERDUE;
+}
+
+/*
+ * Has the peer applied all that it has?  If not, ask again before long.  To answer it must
+ * flush its WAL, and batches sent meanwhile wait for that: so while some are sent, whose
+ * answers tell what happens to be flushed, there are no questions that are not urgent.
+ */
+static void
+plan_question(CozeLink *link, const CozeAck *ack, bool progress, bool asked)
+{
+	bool		urgent;
+	CozeMoment	at;
+
+	if (progress)
+		link->progress_at = link->now;
 	if (coze_source_all_is_applied(link->source, ack) &&
 		ack->window > COZE_SOURCE_SLACK)
 	{
+		link->all_is_applied = true;
+		link->progress_at = link->now;
 		link->ask_after = ASK_FIRST;
 		link->ask_at = link->now + ASK_IDLE;
 		return;
 	}
-	link->ask_after = progress ? ASK_FIRST : Min(link->ask_after * 2, ASK_LONGEST);
-	link->ask_at = link->now + link->ask_after;
+	link->all_is_applied = false;
+	urgent = asks_urgently(link);
+	if (progress)
+		link->ask_after = ASK_FIRST;
+	else if (asked)
+		link->ask_after = Min(link->ask_after * 2, ASK_LONGEST);
+	at = link->now + (urgent ? link->ask_after : Max(link->ask_after, ASK_CALM));
+	link->ask_at = urgent && !asked ? Min(link->ask_at, at) : at;
 }
 
 static void
@@ -71,6 +101,7 @@ take_acknowledgement(CozeLink *link, const InFlight *flight, const CozeAck *ack)
 	link->window = ack->window;
 	if (flight->kind == FLIGHT_BEGIN)
 	{
+		link->progress_at = link->now;
 		coze_source_begin(link->source, ack);
 		link->must_begin = false;
 	}
@@ -78,7 +109,7 @@ take_acknowledgement(CozeLink *link, const InFlight *flight, const CozeAck *ack)
 		coze_source_acknowledge(link->source, ack);
 	if (link->nflight == 0 && coze_source_sent_is_queued(link->source, ack))
 		link->rewind_after = REWIND_FIRST;
-	plan_question(link, ack, progress);
+	plan_question(link, ack, progress, flight->kind != FLIGHT_BATCH);
 	if (progress)
 		coze_waiters_wake();
 }
@@ -156,13 +187,29 @@ push_batches(CozeLink *link)
 		COZE_DEBUG_POINT("link-before-send");
 		size = batch.size;
 		if (!coze_link_send(link, "SELECT cozesync.receive($1)", 1, &batch, NULL,
-							FLIGHT_ORDINARY))
+							FLIGHT_BATCH))
 			return false;
 		coze_link_count(link->slot, COZE_LINK_OUT, coze_source_batch_hlc(link->source),
 						coze_source_batch_entries(link->source), size);
 		link->ask_after = ASK_FIRST;
+		link->all_is_applied = false;
 	}
 	return true;
+}
+
+/* Ask what the peer has applied, if it is time. */
+static void
+ask(CozeLink *link)
+{
+	bool		urgent = !link->all_is_applied && asks_urgently(link);
+
+	if (urgent)
+		link->ask_at = Min(link->ask_at, link->now + link->ask_after);
+	if (link->now < link->ask_at || link->nflight >= (urgent ? MAX_IN_FLIGHT : 1))
+		return;
+	link->ask_at = link->now + ASK_IDLE;
+	(void) coze_link_send(link, "SELECT cozesync.receive($1)", 1, NULL, NULL,
+						  FLIGHT_ORDINARY);
 }
 
 static void
@@ -184,9 +231,7 @@ push_more(CozeLink *link, bool may_send)
 	}
 	if (may_send && !push_batches(link))
 		return;
-	if (link->nflight == 0 && link->now >= link->ask_at)
-		(void) coze_link_send(link, "SELECT cozesync.receive($1)", 1, NULL, NULL,
-							  FLIGHT_ORDINARY);
+	ask(link);
 }
 
 /* --- pulling ---------------------------------------------------------------------------------------- */
@@ -209,7 +254,8 @@ take_pull_answer(CozeLink *link, const CozeAnswer *answer)
 			coze_link_measure_skew(link, &flight, (CozeHlc) coze_load_u64(answer->data));
 		return true;
 	}
-	if (answer->is_null || answer->size == 0)
+	link->was_empty = answer->is_null || answer->size == 0;
+	if (link->was_empty)
 		return true;
 	StartTransactionCommand();	/* for its resources and memory */
 	taken = coze_target_take(link->target, answer->data, answer->size);
@@ -261,7 +307,7 @@ pull_more(CozeLink *link)
 		}
 		coze_target_begin(link->target);
 	}
-	coze_target_acknowledge(link->target, &ack);
+	coze_target_acknowledge(link->target, begins || link->was_empty, &ack);
 	link->window = ack.window;
 	if (ack.window > COZE_SOURCE_SLACK)
 		coze_wire_put_ack(&request, &ack);
@@ -319,7 +365,12 @@ streaming_due(CozeLink *link)
 	int64		wait = -1;
 
 	if (link->nflight > 0)
+	{
 		due = Min(due, silent_until(link) + 1);
+		if (link->direction == COZE_LINK_OUT && link->nflight < MAX_IN_FLIGHT &&
+			!link->must_begin && !link->all_is_applied && asks_urgently(link))
+			due = Min(due, link->ask_at);
+	}
 	else if (link->must_begin)
 		due = link->begin_at;
 	else if (link->direction == COZE_LINK_IN)

@@ -555,18 +555,32 @@ retry_links(void)
 	}
 }
 
-/* Is there a link that sends what is committed here? */
-static bool
-any_sends(void)
+/*
+ * What is there to be woken for?  Commits, where a link sends; what the applier has done, where
+ * there is a third node to pass it on to, or a link that pulls may wait for room.
+ */
+static uint32
+what_to_heed(void)
 {
+	bool		others = false;
+	uint32		heeds = 0;
 	ListCell   *lc;
 
+	for (int i = 0, peers = 0; i < topology->nmembers; i++)
+	{
+		if (!topology->members[i].is_local && !topology->members[i].dropped)
+			others = ++peers > 1;
+	}
 	foreach(lc, links)
 	{
-		if (coze_link_direction(lfirst(lc)) == COZE_LINK_OUT && coze_link_is_open(lfirst(lc)))
-			return true;
+		if (!coze_link_is_open(lfirst(lc)))
+			continue;
+		if (coze_link_direction(lfirst(lc)) == COZE_LINK_OUT)
+			heeds |= COZE_HEED_COMMITS | (others ? COZE_HEED_APPLIED : 0);
+		else
+			heeds |= COZE_HEED_APPLIED;
 	}
-	return false;
+	return heeds;
 }
 
 /* Returns when to run again. */
@@ -574,18 +588,18 @@ static CozeMoment
 run_links(bool may_send)
 {
 	CozeMoment	due = coze_monotonic() + LONGEST_SLEEP;
-	bool		heeds = any_sends();
+	uint32		heeds = what_to_heed();
 	ListCell   *lc;
 
-	coze_linker_heed_commits(heeds);
+	coze_linker_heed(heeds);
 	retry_links();
 	foreach(lc, links)
 	{
 		coze_link_run(lfirst(lc), may_send);
 		due = Min(due, coze_link_due(lfirst(lc)));
 	}
-	/* a link has just opened: commits since it read the log did not wake us */
-	return !heeds && any_sends() ? coze_monotonic() : due;
+	/* a link has just opened: what came since it read the log did not wake us */
+	return (what_to_heed() & ~heeds) != 0 ? coze_monotonic() : due;
 }
 
 static void

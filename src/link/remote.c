@@ -29,6 +29,10 @@
 #include "log/wall.h"
 #include "settings.h"
 
+/* How many different statements a connection is used for. */
+#define MAX_PREPARED 4
+#define MAX_PARAMS 2
+
 struct CozeRemote
 {
 	PGconn	   *conn;
@@ -38,6 +42,8 @@ struct CozeRemote
 	bool		unsent;			/* something waits for room in the socket */
 	PostgresPollingStatusType polling;
 	int			unanswered;		/* statements whose sync has not come */
+	int			nprepared;
+	const char *prepared[MAX_PREPARED];	/* statement i is prepared as "i" */
 	CozeMoment	retired_at;
 	const char *failure;		/* of our own, instead of libpq's */
 };
@@ -207,22 +213,44 @@ flush(CozeRemote *remote)
 	return result >= 0;
 }
 
+/*
+ * The name of a statement over there, which is parsed and planned once a connection; its
+ * preparation goes before it if need be.  False: the connection is broken.
+ */
+static bool
+prepare(CozeRemote *remote, const char *sql, int n, char *name, Size size)
+{
+	static const Oid types[MAX_PARAMS] = {BYTEAOID, BYTEAOID};
+	int			i = 0;
+
+	while (i < remote->nprepared && strcmp(remote->prepared[i], sql) != 0)
+		i++;
+	snprintf(name, size, "%d", i);
+	if (i < remote->nprepared)
+		return true;
+	if (i == MAX_PREPARED)
+		elog(ERROR, "too many different statements for one connection");
+	remote->prepared[remote->nprepared++] = sql;
+	return PQsendPrepare(remote->conn, name, sql, n, types);
+}
+
 bool
 coze_remote_send(CozeRemote *remote, const char *sql, int n, const CozeBuf *const *params)
 {
-	Oid			types[2] = {BYTEAOID, BYTEAOID};
-	const char *values[2];
-	int			lengths[2];
-	int			formats[2] = {1, 1};
+	const char *values[MAX_PARAMS];
+	int			lengths[MAX_PARAMS];
+	int			formats[MAX_PARAMS] = {1, 1};
+	char		name[16];
 
-	Assert(n <= lengthof(types));
+	Assert(n <= MAX_PARAMS);
 	for (int i = 0; i < n; i++)
 	{
 		values[i] = params[i] == NULL ? NULL : params[i]->size > 0 ? params[i]->data : "";
 		lengths[i] = params[i] == NULL ? 0 : (int) params[i]->size;
 	}
 	remote->unanswered++;
-	return PQsendQueryParams(remote->conn, sql, n, types, values, lengths, formats, 1) &&
+	return prepare(remote, sql, n, name, sizeof(name)) &&
+		PQsendQueryPrepared(remote->conn, name, n, values, lengths, formats, 1) &&
 		PQpipelineSync(remote->conn) && flush(remote);
 }
 
@@ -243,6 +271,7 @@ read_result(const PGresult *result, CozeAnswer *answer)
 			}
 			return true;
 		case PGRES_PIPELINE_SYNC:
+		case PGRES_COMMAND_OK:	/* prepared */
 			return false;
 		default:
 			answer->is_error = true;

@@ -59,8 +59,9 @@ extern pgsocket coze_remote_socket(const CozeRemote *remote);
 extern uint32 coze_remote_events(const CozeRemote *remote);
 
 /*
- * Send a statement with bytea parameters (NULL data: NULL), behind what was sent
- * before; each is a transaction of its own.  Answers come in the same order.
+ * Send a statement, a constant of which there are few, with bytea parameters (NULL: NULL),
+ * behind what was sent before; each is a transaction of its own.  Answers come in the same
+ * order.
  */
 extern bool coze_remote_send(CozeRemote *remote, const char *sql, int n,
 							 const CozeBuf *const *params);

@@ -278,7 +278,8 @@ receive_batch(const char *data, Size size)
 }
 
 /*
- * A batch from the peer; empty: its stream begins anew; NULL: it only asks.
+ * A batch from the peer; empty: its stream begins anew; NULL: it asks what is applied, all
+ * of it.  A batch is answered without waiting for a flush, since others follow it.
  * Returns an acknowledgement, or NULL if the batch is refused, or something that was
  * queued is lost, and the stream must begin anew.
  */
@@ -305,7 +306,7 @@ coze_receive(PG_FUNCTION_ARGS)
 	PG_END_TRY();
 	if (!taken)
 		PG_RETURN_NULL();
-	coze_target_acknowledge(session.target, &ack);
+	coze_target_acknowledge(session.target, batch == NULL || VARSIZE_ANY_EXHDR(batch) == 0, &ack);
 	coze_wire_put_ack(&reply, &ack);
 	PG_RETURN_BYTEA_P(cstring_to_text_with_len(reply.data, reply.size));
 }

@@ -89,6 +89,7 @@ wait_until(Condition condition, void *arg, TimestampTz until, long poll)
 	PG_FINALLY();
 	{
 		coze_waiter_remove();
+		coze_await_peers(false);
 	}
 	PG_END_TRY();
 	return holds;
@@ -411,5 +412,6 @@ coze_wait_for_sync(PG_FUNCTION_ARGS)
 	all_committed(&wait.target, &held, now);
 	wait.context = AllocSetContextCreate(CurrentMemoryContext, "cozesync wait",
 										 ALLOCSET_DEFAULT_SIZES);
+	coze_await_peers(true);		/* until wait_until() is over */
 	PG_RETURN_BOOL(wait_until(peers_have_target, &wait, until, PEER_POLL));
 }

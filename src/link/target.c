@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -53,6 +54,9 @@ struct CozeTarget
 	bool		refusing;		/* until the stream begins anew */
 	uint64		stream;			/* its number in the queue */
 	HTAB	   *described;		/* hashes of descriptors that came */
+	CozeVector	flushed;		/* what was applied here, and is flushed */
+	CozeVector	unflushed;		/* and is, once the WAL is up to unflushed_end */
+	XLogRecPtr	unflushed_end;
 	CozeVector	received;		/* complete entries that came since the begin */
 	CozeVector	skipped;		/* first entry of an origin that was not taken */
 	OpenEntry	open;
@@ -145,14 +149,42 @@ coze_target_window(const CozeTarget *target)
 	return window;
 }
 
+/* Bring target->flushed forward as far as the WAL is flushed already. */
+static void
+note_flushed(CozeTarget *target)
+{
+	MemoryContext old;
+
+	if (target->unflushed_end > GetFlushRecPtr(NULL))
+		return;
+	old = MemoryContextSwitchTo(target->context);
+	coze_vector_copy(&target->flushed, &target->unflushed);
+	target->unflushed_end = coze_held_with_end(&target->unflushed);
+	if (target->unflushed_end <= GetFlushRecPtr(NULL))
+		coze_vector_copy(&target->flushed, &target->unflushed);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+flush_all(CozeTarget *target)
+{
+	MemoryContext old = MemoryContextSwitchTo(target->context);
+
+	target->unflushed_end = coze_held_with_end(&target->unflushed);
+	coze_flush();
+	coze_vector_copy(&target->flushed, &target->unflushed);
+	MemoryContextSwitchTo(old);
+}
+
 void
-coze_target_acknowledge(CozeTarget *target, CozeAck *ack)
+coze_target_acknowledge(CozeTarget *target, bool all, CozeAck *ack)
 {
 	memset(ack, 0, sizeof(*ack));
-	coze_held_visible(&ack->applied);
-	if (coze_own_committed_max() != 0)
-		coze_vector_set(&ack->applied, coze_own_origin(), coze_own_committed_max());
-	coze_flush();
+	if (all)
+		flush_all(target);
+	else
+		note_flushed(target);
+	coze_vector_copy(&ack->applied, &target->flushed);
 	coze_queue_state(target->peer, &ack->queued, &ack->window);
 	coze_roads_left_to_others(target->peer, &ack->queued, &ack->leave);
 	ack->clock = coze_wall();

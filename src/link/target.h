@@ -39,7 +39,10 @@ extern bool coze_target_must_begin(const CozeTarget *target);
 /* How many bytes the peer may send now. */
 extern uint64 coze_target_window(const CozeTarget *target);
 
-/* What this node has applied (flushed), what it has queued, and its window. */
-extern void coze_target_acknowledge(CozeTarget *target, CozeAck *ack);
+/*
+ * What this node has applied and flushed, what it has queued, and its window.  all: flush
+ * what is not; else only what happens to be flushed is told, so that nothing waits.
+ */
+extern void coze_target_acknowledge(CozeTarget *target, bool all, CozeAck *ack);
 
 #endif							/* COZE_TARGET_H */

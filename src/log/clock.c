@@ -225,6 +225,22 @@ coze_held_visible(CozeVector *v)
 	LWLockRelease(&coze_mine->lock);
 }
 
+XLogRecPtr
+coze_held_with_end(CozeVector *v)
+{
+	CozeHlc		own = coze_own_committed_max();	/* raised behind commit_lsn */
+	XLogRecPtr	end;
+
+	coze_vector_reserve(v, cozesync_max_nodes);
+	LWLockAcquire(&coze_mine->lock, LW_SHARED);
+	copy_visible(v);
+	end = pg_atomic_read_u64(&coze_mine->commit_lsn);
+	LWLockRelease(&coze_mine->lock);
+	if (own != 0)
+		coze_vector_set(v, coze_own_origin(), own);
+	return end;
+}
+
 CozeHlc
 coze_held_of(CozeOrigin origin)
 {

@@ -100,6 +100,8 @@ static void
 end_of_transaction(XactEvent event, void *arg)
 {
 	bool		committed = event == XACT_EVENT_COMMIT;
+	uint32		heeded = (coze_ending.pending_set ? COZE_HEED_APPLIED : 0) |
+		(coze_ending.drawn.hlc != 0 ? COZE_HEED_COMMITS : 0);
 	bool		wakes;
 
 	if (event == XACT_EVENT_PRE_PREPARE && (coze_ending.detach_at_end || coze_ending.group_changed))
@@ -111,7 +113,7 @@ end_of_transaction(XactEvent event, void *arg)
 	if (coze_mine == NULL)
 		return;
 
-	wakes = committed && (coze_ending.drawn.hlc != 0 || coze_ending.pending_set || coze_ending.group_changed);
+	wakes = committed && (heeded != 0 || coze_ending.group_changed);
 	if (coze_ending.pending_set)
 		end_pending(committed);
 	if (coze_ending.new_cut != 0 && committed)
@@ -126,8 +128,8 @@ end_of_transaction(XactEvent event, void *arg)
 	{
 		/* what was published above must be out before it is asked who heeds it */
 		pg_memory_barrier();
-		if (coze_ending.pending_set || coze_ending.group_changed ||
-			pg_atomic_read_u32(&coze_mine->linker_heeds) != 0)
+		if (coze_ending.group_changed ||
+			(pg_atomic_read_u32(&coze_mine->linker_heeds) & heeded) != 0)
 			coze_worker_wake(COZE_WORKER_LINKER);
 		if (coze_ending.group_changed)
 			coze_worker_wake(COZE_WORKER_APPLIER);

@@ -54,7 +54,7 @@ typedef struct CozeDatabase
 	pg_atomic_uint64 cut;
 	pg_atomic_uint64 generation;
 	pg_atomic_uint32 segment;
-	pg_atomic_uint32 linker_heeds;	/* does the linker want to know of commits? */
+	pg_atomic_uint32 linker_heeds;	/* CozeHeed of what the linker wants to know */
 
 	CozeSharedVector held;		/* under lock */
 	CozeSharedVector base;		/* under lock: last pruned entry of each origin */
@@ -65,6 +65,7 @@ typedef struct CozeDatabase
 	int			worker_pid[COZE_WORKER_KINDS];
 	int			worker_proc[COZE_WORKER_KINDS];
 	pg_atomic_uint32 nwaiters;
+	pg_atomic_uint32 nawaiting; /* backends that wait for what peers hold */
 	int			waiters[COZE_MAX_WAITERS];
 } CozeDatabase;
 

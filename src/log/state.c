@@ -86,6 +86,7 @@ coze_state_shmem_init(void)
 		pg_atomic_init_u32(&db->segment, 0);
 		pg_atomic_init_u32(&db->linker_heeds, 0);
 		pg_atomic_init_u32(&db->nwaiters, 0);
+		pg_atomic_init_u32(&db->nawaiting, 0);
 		for (int v = 0; v < 3; v++)
 		{
 			vectors[v]->e = (CozeVectorEntry *) p;
@@ -345,6 +346,7 @@ clear_database(CozeDatabase *db)
 	pg_atomic_write_u32(&db->segment, 0);
 	pg_atomic_write_u32(&db->linker_heeds, 0);
 	pg_atomic_write_u32(&db->nwaiters, 0);
+	pg_atomic_write_u32(&db->nawaiting, 0);
 	for (int i = 0; i < COZE_WORKER_KINDS; i++)
 		db->worker_pid[i] = 0;
 	LWLockRelease(&db->lock);

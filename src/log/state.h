@@ -127,6 +127,12 @@ extern CozeHlc coze_held_of(CozeOrigin origin);
  */
 extern void coze_held_visible(CozeVector *v);
 
+/*
+ * The same with the own component, and where the WAL ends that holds all of it: once that
+ * is flushed a peer may be told.
+ */
+extern XLogRecPtr coze_held_with_end(CozeVector *v);
+
 /* The highest own hlc that has committed here, be there lower ones still to come. */
 extern CozeHlc coze_own_committed_max(void);
 
@@ -174,15 +180,26 @@ extern void coze_worker_register(CozeWorkerKind kind);
 extern int	coze_worker_pid(CozeWorkerKind kind);
 extern void coze_worker_wake(CozeWorkerKind kind);
 
-/*
- * The linker: shall commits of users wake it?  That costs each of them a signal.  Who
- * says so must look at the log afterwards, since a commit before was silent.
- */
-extern void coze_linker_heed_commits(bool heeds);
+/* What wakes the linker, beside news of the group; each costs somebody a signal. */
+typedef enum CozeHeed
+{
+	COZE_HEED_COMMITS = 1,		/* of users here */
+	COZE_HEED_APPLIED = 2,		/* of the applier: it passes on, or waits for room */
+} CozeHeed;
+
+/* The linker: who heeds more than before must look afterwards, since what came before was silent. */
+extern void coze_linker_heed(uint32 heeds);
 
 /* Backends that wait for new entries (pull links, wait_for_*): latch set at commits. */
 extern void coze_waiter_add(void);
 extern void coze_waiter_remove(void);
 extern void coze_waiters_wake(void);
+
+/*
+ * A backend that has been a waiter waits, until it says otherwise or exits, to hear what
+ * peers hold: then links ask for it at once.
+ */
+extern void coze_await_peers(bool await);
+extern bool coze_peers_are_awaited(void);
 
 #endif							/* COZE_STATE_H */

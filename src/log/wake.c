@@ -20,6 +20,7 @@
 #include "log/state.h"
 
 static bool registered_waiter = false;
+static bool awaits_peers = false;
 
 void
 coze_wake_process(int procno)
@@ -75,11 +76,11 @@ coze_worker_wake(CozeWorkerKind kind)
 }
 
 void
-coze_linker_heed_commits(bool heeds)
+coze_linker_heed(uint32 heeds)
 {
-	if ((pg_atomic_read_u32(&coze_mine->linker_heeds) != 0) == heeds)
+	if (pg_atomic_read_u32(&coze_mine->linker_heeds) == heeds)
 		return;
-	pg_atomic_write_u32(&coze_mine->linker_heeds, heeds ? 1 : 0);
+	pg_atomic_write_u32(&coze_mine->linker_heeds, heeds);
 	pg_memory_barrier();
 }
 
@@ -87,6 +88,28 @@ static void
 forget_waiter(int code, Datum arg)
 {
 	coze_waiter_remove();
+	coze_await_peers(false);
+}
+
+void
+coze_await_peers(bool await)
+{
+	if (await == awaits_peers)
+		return;
+	awaits_peers = await;
+	if (await)
+	{
+		pg_atomic_fetch_add_u32(&coze_mine->nawaiting, 1);
+		coze_worker_wake(COZE_WORKER_LINKER);
+	}
+	else
+		pg_atomic_fetch_sub_u32(&coze_mine->nawaiting, 1);
+}
+
+bool
+coze_peers_are_awaited(void)
+{
+	return pg_atomic_read_u32(&coze_mine->nawaiting) > 0;
 }
 
 void
