@@ -44,14 +44,27 @@ struct CozeRowScan
 
 /* --- finding --- */
 
-static bool
-scan_index(Relation rel, Relation index, ScanKey keys, int nkeys, Snapshot snapshot,
-		   TupleTableSlot *slot)
+/* One row, by a unique index of its heap. */
+typedef struct Search
 {
-	IndexScanDesc scan = coze_index_beginscan(rel, index, snapshot, nkeys);
+	CozeHeap   *heap;
+	IndexScanDesc scan;
+	ScanKey		keys;
+	int			nkeys;
+	CozeLook	look;
+	bool		waited;			/* for one who held the row or key */
+} Search;
+
+/* Leaves a copy in heap->found, and the scan without a pin on any page. */
+static bool
+scan_index(const Search *search, Snapshot snapshot)
+{
+	IndexScanDesc scan = search->scan;
+	TupleTableSlot *slot = search->heap->found;
 	bool		found = false;
 
-	index_rescan(scan, keys, nkeys, NULL, 0);
+	scan->xs_snapshot = snapshot;
+	index_rescan(scan, search->keys, search->nkeys, NULL, 0);
 	while (!found && index_getnext_tid(scan, ForwardScanDirection) != NULL)
 	{
 		COZE_DEBUG_POINT("row-between-index-and-heap");
@@ -59,18 +72,8 @@ scan_index(Relation rel, Relation index, ScanKey keys, int nkeys, Snapshot snaps
 	}
 	if (found)
 		ExecMaterializeSlot(slot);
-	index_endscan(scan);
-	return found;
-}
-
-static bool
-scan_fresh(CozeHeap *heap, Relation index, ScanKey keys, int nkeys)
-{
-	bool		found;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	found = scan_index(heap->rel, index, keys, nkeys, GetActiveSnapshot(), heap->found);
-	PopActiveSnapshot();
+	index_rescan(scan, search->keys, search->nkeys, NULL, 0);
+	scan->xs_snapshot = SnapshotAny;
 	return found;
 }
 
@@ -130,32 +133,31 @@ wait_for(const SnapshotData *dirty)
 
 /* Lock what was found; false: it has changed meanwhile. */
 static bool
-lock_row(CozeHeap *heap, CozeLook look, bool *waited)
+lock_row(Search *search)
 {
-	LockTupleMode mode = look == COZE_LOOK_TO_DELETE ? LockTupleExclusive : LockTupleNoKeyExclusive;
+	CozeHeap   *heap = search->heap;
+	LockTupleMode mode = search->look == COZE_LOOK_TO_DELETE ? LockTupleExclusive : LockTupleNoKeyExclusive;
 	TM_FailureData tmfd;
 	TM_Result	result;
 
-	PushActiveSnapshot(GetLatestSnapshot());
 	result = table_tuple_lock(heap->rel, &heap->found->tts_tid, GetActiveSnapshot(), heap->found,
 							  GetCurrentCommandId(false), mode, LockWaitSkip, 0, &tmfd);
 	if (result == TM_WouldBlock)
 	{
-		*waited = true;
+		search->waited = true;
 		wait_begins(holder_of_tuple(heap->found));
 		result = table_tuple_lock(heap->rel, &heap->found->tts_tid, GetActiveSnapshot(),
 								  heap->found, GetCurrentCommandId(false), mode, LockWaitBlock,
 								  0, &tmfd);
 		coze_stop_waited();
 	}
-	PopActiveSnapshot();
 	switch (result)
 	{
 		case TM_Ok:
 			return true;
 		case TM_Updated:
 		case TM_Deleted:
-			*waited = true;
+			search->waited = true;
 			return false;
 		case TM_Invisible:
 		case TM_SelfModified:
@@ -167,38 +169,62 @@ lock_row(CozeHeap *heap, CozeLook look, bool *waited)
 	return false;
 }
 
+typedef enum Sight
+{
+	SIGHT_NOTHING,
+	SIGHT_ROW,					/* locked, if it was looked for to write to it */
+	SIGHT_MOVED,				/* it was there, and has changed before it was locked */
+} Sight;
+
+static Sight
+look_afresh(Search *search)
+{
+	Sight		sight = SIGHT_NOTHING;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (scan_index(search, GetActiveSnapshot()))
+		sight = search->look == COZE_LOOK_ONLY || lock_row(search) ? SIGHT_ROW : SIGHT_MOVED;
+	PopActiveSnapshot();
+	return sight;
+}
+
 /*
- * The search proper, in one heap and by one of its unique indexes.  A look with a
- * dirty snapshot alone would not do: it misses a row that is updated, and so moved,
- * between the look at the index and that at the row.
+ * The search proper.  A look with a dirty snapshot alone would not do: it misses a row
+ * that is updated, and so moved, between the look at the index and that at the row.
  */
 static bool
-find_in_heap(CozeHeap *heap, Relation index, ScanKey keys, int nkeys, CozeLook look, bool *waited)
+find_in_heap(Search *search)
 {
 	coze_row_flush();
 	for (;;)
 	{
 		SnapshotData dirty;
+		Sight		sight = SIGHT_NOTHING;
 
 		CHECK_FOR_INTERRUPTS();
-		if (COZE_RULE("fresh-look") && scan_fresh(heap, index, keys, nkeys))
-		{
-			if (look == COZE_LOOK_ONLY || lock_row(heap, look, waited))
-				return true;
+		if (COZE_RULE("fresh-look"))
+			sight = look_afresh(search);
+		if (sight == SIGHT_ROW)
+			return true;
+		if (sight == SIGHT_MOVED)
 			continue;
-		}
-		if (look == COZE_LOOK_ONLY || !COZE_RULE("absent-wait"))
+		if (search->look == COZE_LOOK_ONLY || !COZE_RULE("absent-wait"))
 			return false;
 		InitDirtySnapshot(dirty);
-		if (scan_index(heap->rel, index, keys, nkeys, &dirty, heap->found))
+		if (scan_index(search, &dirty))
 		{
-			*waited = true;
+			search->waited = true;
 			if (TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax))
 				wait_for(&dirty);
 			continue;
 		}
-		if (!COZE_RULE("fresh-look") || !scan_fresh(heap, index, keys, nkeys))
+		if (!COZE_RULE("fresh-look"))
 			return false;
+
+		/* what was committed between the two looks */
+		sight = look_afresh(search);
+		if (sight != SIGHT_MOVED)
+			return sight == SIGHT_ROW;
 	}
 }
 
@@ -207,14 +233,19 @@ bool
 coze_row_find(CozeTarget *target, const Datum *key, CozeLook look, CozeFound *found)
 {
 	CozeHeap   *heap = coze_heap_for_key(target, key);
+	Search		search = {
+		.heap = heap,.scan = heap->key_scan,.keys = heap->scan_keys,
+		.nkeys = target->table->nkeys,.look = look,
+	};
+	bool		there;
 
 	for (int i = 0; i < target->table->nkeys; i++)
 		heap->scan_keys[i].sk_argument = key[heap->key_of[i]];
+	there = find_in_heap(&search);
 	found->heap = heap;
 	found->slot = heap->found;
-	found->waited = false;
-	return find_in_heap(heap, heap->key_index, heap->scan_keys, target->table->nkeys, look,
-						&found->waited);
+	found->waited = search.waited;
+	return there;
 }
 
 /* The row that has a value in a unique index. */
@@ -227,6 +258,7 @@ coze_row_find_unique(CozeTarget *target, int index, const CozeUniqueValue *value
 	Oid			oid = target->table->partitioned ? index_get_partition(heap->rel, unique->index) :
 		unique->index;
 	ScanKeyData keys[INDEX_MAX_KEYS];
+	Search		search = {.heap = heap,.keys = keys,.nkeys = value->n,.look = look};
 	Relation	rel;
 	bool		there;
 
@@ -237,11 +269,13 @@ coze_row_find_unique(CozeTarget *target, int index, const CozeUniqueValue *value
 							   value->isnull[i] ? InvalidOid : get_opcode(unique->operators[i]),
 							   value->isnull[i] ? (Datum) 0 : value->values[i]);
 	rel = index_open(oid, RowExclusiveLock);
+	search.scan = coze_index_beginscan(heap->rel, rel, SnapshotAny, value->n);
+	there = find_in_heap(&search);
+	index_endscan(search.scan);
+	index_close(rel, NoLock);
 	found->heap = heap;
 	found->slot = heap->found;
-	found->waited = false;
-	there = find_in_heap(heap, rel, keys, value->n, look, &found->waited);
-	index_close(rel, NoLock);
+	found->waited = search.waited;
 	return there;
 }
 

@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/reltrigger.h"
+#include "utils/snapmgr.h"
 
 #include "apply/stop.h"
 #include "apply/target.h"
@@ -120,6 +121,7 @@ open_key(CozeHeap *heap)
 							   heap->key_index->rd_indcollation[i],
 							   get_opcode(table->operators[k]), (Datum) 0);
 	}
+	heap->key_scan = coze_index_beginscan(heap->rel, heap->key_index, SnapshotAny, table->nkeys);
 }
 
 /* While applying: one that is marked ALWAYS or REPLICA. */
@@ -238,6 +240,7 @@ close_target(CozeTarget *target)
 		ExecDropSingleTupleTableSlot(heap->written);
 		for (int i = 0; heap->buffered != NULL && heap->buffered[i] != NULL; i++)
 			ExecDropSingleTupleTableSlot(heap->buffered[i]);
+		index_endscan(heap->key_scan);
 		index_close(heap->key_index, NoLock);
 	}
 	ExecDropSingleTupleTableSlot(target->root_slot);

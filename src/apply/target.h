@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/skey.h"
 #include "executor/execPartition.h"
 #include "executor/executor.h"
@@ -24,6 +25,7 @@ struct CozeHeap
 	Relation	rel;
 	ResultRelInfo *rri;
 	Relation	key_index;
+	IndexScanDesc key_scan;		/* on it, for one search after the other */
 	ScanKeyData scan_keys[INDEX_MAX_KEYS];	/* in the order of the index */
 	int			key_of[INDEX_MAX_KEYS]; /* the table's key at that place */
 	TupleTableSlot *found;
