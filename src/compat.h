@@ -79,6 +79,9 @@ coze_index_beginscan(Relation rel, Relation index, Snapshot snapshot, int nkeys)
 #endif
 }
 
+/* Is the heap read as it was in 15 to 18?  From 19 on that is left to its access method. */
+#define COZE_READS_HEAP (PG_VERSION_NUM < 190000)
+
 /* Was the table's storage replaced by this transaction, which did not create it? */
 static inline bool
 coze_relation_is_rewritten(Relation rel)

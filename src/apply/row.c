@@ -13,6 +13,8 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
+#include "access/relscan.h"
 #include "access/multixact.h"
 #include "access/subtrans.h"
 #include "access/table.h"
@@ -21,6 +23,7 @@
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
@@ -55,12 +58,72 @@ typedef struct Search
 	bool		waited;			/* for one who held the row or key */
 } Search;
 
+#if COZE_READS_HEAP
+/*
+ * The server's own look at a row first prunes its page if less than a tenth of it is free. A
+ * page that was full when it was loaded is so after each update, and a backlog of small
+ * updates spent most of its time with that. So here only a page without room for the row's
+ * next version is pruned, and every so many times that one is met: meanwhile such versions
+ * go to other pages, and soon there is room in all of them.
+ */
+#define PRUNE_EVERY 4
+
+static void
+prune_if_full(Relation rel, Buffer buffer, Size tuple_size)
+{
+	static uint32 met = 0;
+	Size		room;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	room = PageGetHeapFreeSpace(BufferGetPage(buffer));
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	if (room < MAXALIGN(tuple_size) && ++met % PRUNE_EVERY == 0)
+		heap_page_prune_opt(rel, buffer);
+}
+
+/* The row that an index entry leads to, if the snapshot sees one. */
+static bool
+fetch_row(IndexScanDesc scan, TupleTableSlot *slot)
+{
+	Relation	rel = scan->heapRelation;
+	ItemPointerData tid = scan->xs_heaptid;
+	Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(&tid));
+	HeapTupleData tuple;
+	bool		all_dead = false;
+	bool		found;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	found = heap_hot_search_buffer(&tid, rel, buffer, scan->xs_snapshot, &tuple, &all_dead, true);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	scan->kill_prior_tuple = all_dead;
+	if (found)
+	{
+		ExecStoreBufferHeapTuple(&tuple, slot, buffer);
+		ExecMaterializeSlot(slot);	/* pruning moves it */
+		prune_if_full(rel, buffer, tuple.t_len);
+	}
+	ReleaseBuffer(buffer);
+	return found;
+}
+#else
+static bool
+fetch_row(IndexScanDesc scan, TupleTableSlot *slot)
+{
+	bool		found = index_fetch_heap(scan, slot);
+
+	if (found)
+		ExecMaterializeSlot(slot);
+	return found;
+}
+#endif
+
 /* Leaves a copy in heap->found, and the scan without a pin on any page. */
 static bool
 scan_index(const Search *search, Snapshot snapshot)
 {
 	IndexScanDesc scan = search->scan;
 	TupleTableSlot *slot = search->heap->found;
+	MemoryContext old = MemoryContextSwitchTo(coze_target_context());	/* what a scan keeps */
 	bool		found = false;
 
 	scan->xs_snapshot = snapshot;
@@ -68,12 +131,11 @@ scan_index(const Search *search, Snapshot snapshot)
 	while (!found && index_getnext_tid(scan, ForwardScanDirection) != NULL)
 	{
 		COZE_DEBUG_POINT("row-between-index-and-heap");
-		found = index_fetch_heap(scan, slot);
+		found = fetch_row(scan, slot);
 	}
-	if (found)
-		ExecMaterializeSlot(slot);
 	index_rescan(scan, search->keys, search->nkeys, NULL, 0);
 	scan->xs_snapshot = SnapshotAny;
+	MemoryContextSwitchTo(old);
 	return found;
 }
 
