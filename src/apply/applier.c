@@ -104,7 +104,7 @@ static uint64 generation = 0;	/* of the group, as this process knows it */
 static int	nskipped = 0;		/* entries that are to have no effect */
 static MemoryContext applier_context = NULL;	/* lives as long as the process */
 static MemoryContext round_context = NULL;
-static Round round;
+static Round current_round;
 static uint64 retries_seen = 0;
 static int64 last_upkeep = 0;
 static int64 last_retain = 0;
@@ -205,9 +205,9 @@ is_ready(const CozeOriginQueue *queue, const CozeQueuedEntry *entry)
 {
 	if (queue->stopped && queue->retry_at > coze_monotonic())
 		return false;
-	if (entry->prev != coze_vector_get(&round.held, queue->origin))
+	if (entry->prev != coze_vector_get(&current_round.held, queue->origin))
 		return false;
-	return !COZE_RULE("gate") || coze_vector_missing(&round.held, &entry->head.seen) == 0;
+	return !COZE_RULE("gate") || coze_vector_missing(&current_round.held, &entry->head.seen) == 0;
 }
 
 /* Of the entries that can be applied the one with the lowest version; NULL: none. */
@@ -238,9 +238,9 @@ begin_held(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(applier_context);
 
-	coze_held(&round.held);
-	coze_vector_set(&round.held, coze_own_origin(), PG_INT64_MAX);
-	round.progress.n = 0;
+	coze_held(&current_round.held);
+	coze_vector_set(&current_round.held, coze_own_origin(), PG_INT64_MAX);
+	current_round.progress.n = 0;
 	MemoryContextSwitchTo(old);
 }
 
@@ -255,7 +255,7 @@ drop_duplicates(void)
 		CozeQueuedEntry *entry;
 
 		while ((entry = coze_intake_head(queue)) != NULL &&
-			   entry->head.version.hlc <= coze_vector_get(&round.held, queue->origin))
+			   entry->head.version.hlc <= coze_vector_get(&current_round.held, queue->origin))
 			coze_intake_done(queue);
 	}
 }
@@ -321,7 +321,7 @@ round_is_long_enough(const instr_time *begin, Size bytes)
 {
 	instr_time	now;
 
-	if (round.one_by_one > 0 || bytes >= ROUND_BYTES)
+	if (current_round.one_by_one > 0 || bytes >= ROUND_BYTES)
 		return true;
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, *begin);
@@ -345,19 +345,19 @@ apply_entries(void)
 		uint64		rows;
 
 		/* Chunks are numbered by the transaction, so there is one such entry in it. */
-		if (entry->head.nchunks > 0 && round.applied != NIL)
+		if (entry->head.nchunks > 0 && current_round.applied != NIL)
 			break;
-		round.current = queue;
-		applied = coze_entry_apply(entry, round.one_by_one > 0, &rows);
+		current_round.current = queue;
+		applied = coze_entry_apply(entry, current_round.one_by_one > 0, &rows);
 		if (applied == COZE_APPLIED_STALE)
 			return false;
 		old = MemoryContextSwitchTo(applier_context);
-		coze_vector_set(&round.held, queue->origin, entry->head.version.hlc);
-		coze_vector_set(&round.progress, queue->origin, entry->head.version.hlc);
+		coze_vector_set(&current_round.held, queue->origin, entry->head.version.hlc);
+		coze_vector_set(&current_round.progress, queue->origin, entry->head.version.hlc);
 		MemoryContextSwitchTo(round_context);
-		round.applied = lappend(round.applied, queue);
+		current_round.applied = lappend(current_round.applied, queue);
 		MemoryContextSwitchTo(old);
-		round.rows += rows;
+		current_round.rows += rows;
 		bytes += entry->memory;
 		move_on(queue, entry);
 		CHECK_FOR_INTERRUPTS();
@@ -382,26 +382,26 @@ static RoundResult
 commit_round(void)
 {
 	int			conflicts;
-	int			n = list_length(round.applied);
+	int			n = list_length(current_round.applied);
 	ListCell   *lc;
 
 	coze_target_close_all();
 	conflicts = coze_conflict_flush();
-	coze_held_pending(&round.progress);
+	coze_held_pending(&current_round.progress);
 	COZE_DEBUG_POINT("apply-before-commit");
 	end_transaction();
 
 	coze_index_commit();
-	foreach(lc, round.applied)
+	foreach(lc, current_round.applied)
 	{
 		CozeOriginQueue *queue = lfirst(lc);
 
 		start_again(queue);
 		coze_intake_done(queue);
 	}
-	round.one_by_one = Max(0, round.one_by_one - n);
-	round.stale = 0;
-	coze_stop_count(n, round.rows, conflicts);
+	current_round.one_by_one = Max(0, current_round.one_by_one - n);
+	current_round.stale = 0;
+	coze_stop_count(n, current_round.rows, conflicts);
 	return ROUND_DONE;
 }
 
@@ -449,7 +449,7 @@ try_round(void)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(round_context);
-		round.error = CopyErrorData();
+		current_round.error = CopyErrorData();
 		FlushErrorState();
 		result = ROUND_FAILED;
 	}
@@ -488,39 +488,39 @@ after_failure(RoundResult result)
 {
 	CozeApplying at = coze_applying;
 	char		key[COZE_KEY_TEXT_SIZE];
-	int			n = list_length(round.applied) + 1;
-	bool		alone = round.one_by_one > 0;
+	int			n = list_length(current_round.applied) + 1;
+	bool		alone = current_round.one_by_one > 0;
 
 	coze_applying_key(key);
 	undo_round();
 	coze_applying_clear();
 	if (!alone)
 	{
-		round.one_by_one = n;
+		current_round.one_by_one = n;
 		return;
 	}
 	if (result == ROUND_STALE)
 	{
 		ErrorData	error = {0};
 
-		if (++round.stale < STALE_MAX || round.current == NULL)
+		if (++current_round.stale < STALE_MAX || current_round.current == NULL)
 			return;
-		round.stale = 0;
+		current_round.stale = 0;
 		error.sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE;
 		error.message = "rows change faster here than they can be decided about";
-		stop_origin(round.current, &error, key, at.relid, 0, true);
+		stop_origin(current_round.current, &error, key, at.relid, 0, true);
 	}
-	else if (round.current != NULL)
+	else if (current_round.current != NULL)
 	{
 		/* One that was missing a row and now meets it is simply tried again. */
-		if (round.error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && ++round.stale < 3)
+		if (current_round.error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && ++current_round.stale < 3)
 			return;
-		explain_violation(round.error, at.relation);
-		stop_origin(round.current, round.error, key, at.relid, at.held_back_by, at.group);
+		explain_violation(current_round.error, at.relation);
+		stop_origin(current_round.current, current_round.error, key, at.relid, at.held_back_by, at.group);
 	}
 	else
-		report_failure(round.error->message);
-	round.one_by_one = Max(0, round.one_by_one - 1);
+		report_failure(current_round.error->message);
+	current_round.one_by_one = Max(0, current_round.one_by_one - 1);
 }
 
 static RoundResult
@@ -531,10 +531,10 @@ run_round(void)
 	RoundResult result = ROUND_IDLE;
 
 	MemoryContextReset(round_context);
-	round.applied = NIL;
-	round.current = NULL;
-	round.rows = 0;
-	round.error = NULL;
+	current_round.applied = NIL;
+	current_round.current = NULL;
+	current_round.rows = 0;
+	current_round.error = NULL;
 	begin_held();
 	rewind_queues();
 	drop_duplicates();
@@ -811,7 +811,7 @@ work(void)
 		}
 		coze_conflict_notify();
 		upkeep();
-		if (result == ROUND_FAILED && round.current == NULL)
+		if (result == ROUND_FAILED && current_round.current == NULL)
 			(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, cozesync_retry_min,
 							 PG_WAIT_EXTENSION);
 		if (result == ROUND_IDLE)
@@ -839,8 +839,8 @@ coze_applier_main(Datum main_arg)
 	round_context = AllocSetContextCreate(applier_context, "cozesync round",
 										  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(applier_context);
-	coze_vector_reserve(&round.held, cozesync_max_nodes + 1);
-	coze_vector_reserve(&round.progress, cozesync_max_nodes);
+	coze_vector_reserve(&current_round.held, cozesync_max_nodes + 1);
+	coze_vector_reserve(&current_round.progress, cozesync_max_nodes);
 	coze_stop_clear_all();
 	coze_intake_start();
 	heed_group();
