@@ -68,40 +68,32 @@ typedef struct Search
  */
 #define PRUNE_EVERY 4
 
-static void
-prune_if_full(Relation rel, Buffer buffer, Size tuple_size)
-{
-	static uint32 met = 0;
-	Size		room;
-
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	room = PageGetHeapFreeSpace(BufferGetPage(buffer));
-	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
-	if (room < MAXALIGN(tuple_size) && ++met % PRUNE_EVERY == 0)
-		heap_page_prune_opt(rel, buffer);
-}
-
 /* The row that an index entry leads to, if the snapshot sees one. */
 static bool
 fetch_row(IndexScanDesc scan, TupleTableSlot *slot)
 {
+	static uint32 full_met = 0;
 	Relation	rel = scan->heapRelation;
 	ItemPointerData tid = scan->xs_heaptid;
 	Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(&tid));
 	HeapTupleData tuple;
 	bool		all_dead = false;
+	bool		full = false;
 	bool		found;
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	found = heap_hot_search_buffer(&tid, rel, buffer, scan->xs_snapshot, &tuple, &all_dead, true);
+	if (found)
+		full = PageGetHeapFreeSpace(BufferGetPage(buffer)) < MAXALIGN(tuple.t_len);
 	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 	scan->kill_prior_tuple = all_dead;
 	if (found)
 	{
 		ExecStoreBufferHeapTuple(&tuple, slot, buffer);
 		ExecMaterializeSlot(slot);	/* pruning moves it */
-		prune_if_full(rel, buffer, tuple.t_len);
 	}
+	if (full && ++full_met % PRUNE_EVERY == 0)
+		heap_page_prune_opt(rel, buffer);
 	ReleaseBuffer(buffer);
 	return found;
 }
