@@ -185,6 +185,19 @@ coze_link_events(const CozeLink *link)
 	return coze_remote_events(link->remote);
 }
 
+CozeMoment
+coze_link_leave_until(const CozeLink *link)
+{
+	if (link->remote == NULL)
+		return PG_INT64_MAX;
+	if (link->state != COZE_LINK_STREAMING || link->direction != COZE_LINK_OUT ||
+		link->must_begin || link->nflight != 1 || link->flight[0].kind != FLIGHT_BATCH ||
+		coze_source_is_behind(link->source) || coze_peers_are_awaited() ||
+		coze_link_events(link) != WL_SOCKET_READABLE)
+		return 0;
+	return link->flight[0].sent_at + ANSWER_LEFT;
+}
+
 /* --- statements ------------------------------------------------------------------------------ */
 
 /*

@@ -50,4 +50,11 @@ extern pgsocket coze_link_socket(const CozeLink *link);
 extern uint32 coze_link_events(const CozeLink *link);
 extern bool coze_link_is_connecting(const CozeLink *link);
 
+/*
+ * Until when what comes on the socket may be left there: 0, not at all; the answer to a
+ * batch tells little that is wanted at once, and the processor has better things to do
+ * while the batch is being applied.
+ */
+extern CozeMoment coze_link_leave_until(const CozeLink *link);
+
 #endif							/* COZE_LINK_H */

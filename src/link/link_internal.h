@@ -20,6 +20,7 @@
 
 /* us */
 #define ASK_FIRST INT64CONST(5000)	/* something is not; doubled from here */
+#define ANSWER_LEFT INT64CONST(5000)	/* to a batch that is alone on its way */
 #define REWIND_FIRST INT64CONST(20000)	/* the stream must begin anew; doubled */
 
 typedef enum FlightKind

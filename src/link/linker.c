@@ -448,13 +448,34 @@ make_wait_set(void)
 	}
 }
 
+/* Until when no link needs what comes on its socket, be there any; 0: one does. */
+static CozeMoment
+sockets_left_until(void)
+{
+	CozeMoment	until = PG_INT64_MAX;
+	ListCell   *lc;
+
+	foreach(lc, links)
+		until = Min(until, coze_link_leave_until(lfirst(lc)));
+	return until;
+}
+
 static void
 sleep_until(CozeMoment due)
 {
-	int64		us = due - coze_monotonic();
+	CozeMoment	now = coze_monotonic();
+	CozeMoment	left_until = sockets_left_until();
+	bool		leave = left_until > now;
+	int64		us = Max(0, Min((leave ? Min(due, left_until) : due) - now, LONGEST_SLEEP));
 	WaitEvent	event;
 
-	us = Max(0, Min(us, LONGEST_SLEEP));
+	if (leave)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 (us + 999) / 1000, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		return;
+	}
 	if (!wait_set_fits())
 		make_wait_set();
 	(void) WaitEventSetWait(wait_set, (us + 999) / 1000, &event, 1, PG_WAIT_EXTENSION);
