@@ -113,7 +113,8 @@ DECLARE
 BEGIN
     IF column_name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'policy "highest_version" needs a version_column';
+            MESSAGE = 'policy "highest_version" needs a version_column',
+            HINT = 'Pass version_column, a column that is NOT NULL and whose type has an order.';
     END IF;
     a := cozesync.check_rule_column(relation, column_name);
     IF NOT a.attnotnull THEN
@@ -123,7 +124,8 @@ BEGIN
     ELSIF NOT cozesync.is_comparable(a.atttypid, false) THEN
         RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
             MESSAGE = format('version_column "%s" of table "%s" cannot be compared', column_name, relation),
-            DETAIL = format('Type %s has no order.', format_type(a.atttypid, a.atttypmod));
+            DETAIL = format('Type %s has no order.', format_type(a.atttypid, a.atttypmod)),
+            HINT = 'Choose a column whose type has an order, such as bigint or timestamptz.';
     END IF;
 END
 $$;
@@ -138,12 +140,13 @@ DECLARE
 BEGIN
     IF coalesce(cardinality(node_order), 0) = 0 OR array_position(node_order, NULL) IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'policy "node_order" needs node_order, the names of nodes';
+            MESSAGE = 'policy "node_order" needs node_order, the names of nodes',
+            HINT = 'Pass node_order, first the node whose writes stay.';
     END IF;
     SELECT n INTO wrong FROM unnest(node_order) AS n GROUP BY n HAVING count(*) > 1 LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('node "%s" is in node_order twice', wrong);
+            MESSAGE = format('node "%s" is in node_order twice', wrong), HINT = 'Name each node once.';
     END IF;
     SELECT n INTO wrong FROM unnest(node_order) AS n
     WHERE NOT EXISTS (SELECT FROM cozesync.member AS m WHERE m.node_name = n AND m.dropped_at IS NULL) LIMIT 1;
@@ -251,7 +254,7 @@ BEGIN
             HINT = 'Use first_update_wins or last_update_wins.';
     ELSIF unused IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('policy "%s" takes no %s', policy, unused);
+            MESSAGE = format('policy "%s" takes no %s', policy, unused), HINT = 'Leave it out.';
     END IF;
 END
 $$;

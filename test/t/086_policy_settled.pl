@@ -1,5 +1,5 @@
 # What there is a record of, and of which kind, follows the set of entries, also where somebody has
-# settled it meanwhile.
+# settled it meanwhile; and for how long records stay.
 
 use strict;
 use warnings;
@@ -77,5 +77,66 @@ carry('b', 'c');
 ok(carry_all(), 'two settle a conflict');
 is(same('s'), '(1,"by a")', 'under hold the earlier stays');
 unlike(logs_differ('s', ''), qr/ \| /, 'and the record shows the same settlement on every node');
+
+# --- retention ---
+
+my $applier = q{SELECT pid FROM pg_stat_activity WHERE datname = 'a' AND backend_type = 'cozesync applier'};
+
+# When it starts an applier sees to it; later every ten minutes.
+sub retain
+{
+    my ($setting) = @_;
+    sql('a', "ALTER SYSTEM SET $setting");
+    sql('a', q{ALTER SYSTEM SET cozesync.beat_interval = '50ms'});
+    sql('a', 'SELECT pg_reload_conf()');
+    my $pid = sql('a', $applier);
+    sql('a', "SELECT pg_terminate_backend($pid)");
+    return poll_until($server, "SELECT EXISTS ($applier AND pid <> $pid)", 't', 'a');
+}
+
+# Those that were made by hand: an applier that starts writes what holds above the cut anew.
+sub records { return sql('a', q{SELECT coalesce(string_agg(key ->> 'k', ' ' ORDER BY id), '') FROM cozesync.conflict WHERE decided_hlc < 10000}) }
+
+# Records by hand: k, outcome, how old, for how long settled.
+sub make_records
+{
+    sql('a', 'DELETE FROM cozesync.conflict');
+    for (@_)
+    {
+        my ($k, $outcome, $age, $settled) = @$_;
+        $settled = $settled ? "clock_timestamp() - interval '$settled', 'me'" : 'NULL, NULL';
+        sql('a', "INSERT INTO cozesync.conflict (detected_at, schema_name, table_name, key, conflict_type, policy, outcome,
+                loser_origin, loser_hlc, decided_origin, decided_hlc, resolved_at, resolved_by)
+            VALUES (clock_timestamp() - interval '$age', 'public', 's', '{\"k\": $k}', 'update_update', 'hold', '$outcome', 1, $k, 1, $k, $settled)");
+    }
+    return;
+}
+
+make_records([ 1, 'kept local', '40 days' ], [ 2, 'held', '40 days' ], [ 3, 'resolved', '40 days', '40 days' ],
+    [ 4, 'resolved', '40 days', '1 day' ], [ 5, 'took remote', '20 days' ]);
+is(sql('a', q{SELECT cozesync.purge_conflicts(now() - interval '50 days')}), 0, 'nothing is as old as that');
+retain(q{cozesync.conflict_retention = '30d'});
+ok(poll_until($server, q{SELECT count(*) = 3 FROM cozesync.conflict WHERE decided_hlc < 10000}, 't', 'a'), 'what is old goes by itself');
+is(records(), '2 4 5', 'but not what is held, nor what was settled lately');
+is(sql('a', q{SELECT cozesync.purge_conflicts(now() - interval '10 days')}), 1, 'purge_conflicts goes by the settling, too');
+is(records(), '2 4', 'and leaves what is held');
+
+# Too many: the oldest go first, held ones never.
+make_records([ 1, 'held', '20 days' ], [ 2, 'kept local', '19 days' ]);
+sql('a', q{INSERT INTO cozesync.conflict (schema_name, table_name, key, conflict_type, policy, outcome, loser_origin, loser_hlc,
+        decided_origin, decided_hlc, local_row)
+    SELECT 'public', 's', jsonb_build_object('k', i), 'update_update', 'hold', 'kept local', 1, i, 1, i,
+           jsonb_build_object('v', (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 30) WHERE i > 0))
+      FROM generate_series(10, 3009) i});
+retain(q{cozesync.max_conflicts_size = '1MB'});
+ok(poll_until($server, q{SELECT count(*) < 1500 FROM cozesync.conflict WHERE decided_hlc < 10000}, 't', 'a'), 'where they are too many they go by themselves');
+is(sql('a', q{SELECT min((key ->> 'k')::int) FROM cozesync.conflict WHERE outcome = 'held' AND decided_hlc < 10000}), 1, 'a held one stays');
+is(sql('a', q{SELECT count(*) FROM cozesync.conflict WHERE (key ->> 'k')::int = 2 AND decided_hlc < 10000}), 0, 'the oldest is gone');
+is(sql('a', q{SELECT max((key ->> 'k')::int) FROM cozesync.conflict}), 3009, 'the newest is there');
+is(sql('a', q{SELECT count(*) = max((key ->> 'k')::int) - min((key ->> 'k')::int) + 1 FROM cozesync.conflict WHERE outcome <> 'held' AND decided_hlc < 10000}), 't',
+    'none went before an older one');
+my $size = sql('a', q{SELECT sum(pg_column_size(c)) FROM cozesync.conflict c WHERE decided_hlc < 10000});
+cmp_ok($size, '>', 900_000, 'no more go than must');
+cmp_ok($size, '<', 1_050_000, 'and no fewer');
 
 done_testing();
