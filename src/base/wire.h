@@ -318,6 +318,7 @@ typedef struct CozeHello
 	uint64		system_identifier;
 	uint32		database_oid;
 	uint32		server_version;
+	uint64		instance;		/* drawn when its server started; 0: not told */
 	CozeHlc		clock;			/* wall clock when sent */
 	const char *node_name;
 	CozePositions held;			/* what the sender holds, applied and flushed */

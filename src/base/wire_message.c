@@ -124,6 +124,7 @@ coze_wire_put_hello(CozeBuf *buf, const CozeHello *hello)
 	coze_buf_put_u64(buf, hello->system_identifier);
 	coze_buf_put_u32(buf, hello->database_oid);
 	coze_buf_put_u32(buf, hello->server_version);
+	coze_buf_put_u64(buf, hello->instance);
 	coze_buf_put_u64(buf, (uint64) hello->clock);
 	coze_buf_put_u8(buf, (uint8) name_size);
 	coze_buf_put(buf, hello->node_name, name_size);
@@ -152,6 +153,7 @@ read_hello(CozeCursor *c, CozeHello *hello)
 	hello->system_identifier = coze_read_u64(c);
 	hello->database_oid = coze_read_u32(c);
 	hello->server_version = coze_read_u32(c);
+	hello->instance = coze_read_u64(c);
 	hello->clock = coze_read_i64(c);
 	size = coze_read_u8(c);
 	bytes = coze_read_bytes(c, size);

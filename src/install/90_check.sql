@@ -24,9 +24,12 @@ BEGIN
     ELSIF NOT cozesync.is_member() THEN
         RETURN QUERY SELECT 'error', 'node', 'this database is not the one that joined the group: all its links are closed',
             'After a move or an upgrade use cozesync.confirm_identity(); to make a copy independent, cozesync.leave_group().';
+    ELSIF cozesync.links_closed() LIKE 'another database is linked as%' THEN
+        RETURN QUERY SELECT 'error', 'node', 'this database is a copy of one that is running: ' || cozesync.links_closed(),
+            'Call cozesync.leave_group() here; or, if this one is to be the node, stop the other and restart this server.';
     ELSIF cozesync.links_closed() IS NOT NULL THEN
         RETURN QUERY SELECT 'error', 'node', 'this database has lost transactions: ' || cozesync.links_closed(),
-            'Drop this node on another member with cozesync.drop_node(), see cozesync.salvage() here, and join it anew.';
+            'Use cozesync.confirm_identity(new_incarnation => true); cozesync.salvage() has what it had not sent.';
     ELSIF node.state = 'joining' THEN
         RETURN QUERY SELECT 'info', 'node', 'this node is joining its group', 'See cozesync.join_progress.';
     END IF;

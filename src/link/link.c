@@ -149,6 +149,8 @@ coze_link_fail_remote(CozeLink *link)
 	MemoryContextSwitchTo(link->context);
 	coze_remote_error(link->remote, &error);
 	coze_link_fail(link, error.code, error.message);
+	if (strcmp(error.code, COZE_SQLSTATE_TWIN) == 0)
+		coze_link_close_all(error.message);
 	pfree(error.message);
 	if (strcmp(error.code, COZE_SQLSTATE_DROPPED) == 0 && coze_dropped_hook != NULL)
 		coze_dropped_hook(link->own);
@@ -342,6 +344,7 @@ run_greeting(CozeLink *link)
 		link->source = coze_source_make(&hello, link->session);
 	else
 		link->target = coze_target_make(link->peer, link->peer_name, link->slot, link->session);
+	link->instance = hello.instance;
 	link->was_tried = true;
 	link->ask_after = ASK_FIRST;
 	link->ask_at = 0;

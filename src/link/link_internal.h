@@ -43,6 +43,7 @@ struct CozeLink
 {
 	MemoryContext context;
 	CozeOrigin	own;			/* who we are */
+	uint64		instance;		/* the start of the peer's server that greeted */
 	CozeOrigin	peer;
 	CozeLinkDirection direction;
 	char	   *peer_name;

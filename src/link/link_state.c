@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "link/link_state.h"
+#include "link/twins.h"
 #include "log/state.h"
 #include "settings.h"
 
@@ -37,6 +38,7 @@ struct CozeLinkSlot
 	CozeMoment	served_at[COZE_LINK_DIRECTIONS];	/* when the last of them ended, or the
 													 * slot was made */
 	CozeMoment	heard_at;		/* when the peer last told what it has applied */
+	CozeTwins	twins;
 	CozeOrigin	peer;
 	CozeLinkStatus link[COZE_LINK_DIRECTIONS];
 	bool		error_is_over[COZE_LINK_DIRECTIONS];
@@ -75,6 +77,9 @@ typedef struct KnownSlot
 
 /* Room for the vectors before the DSA area takes segments of its own. */
 #define DSA_INITIAL_SIZE (256 * 1024)
+
+/* A database that was heard of so lately (us) is taken to live. */
+#define ALIVE INT64CONST(5000000)
 
 /* See coze_link_is_neglected(); us. */
 #define PATIENCE INT64CONST(3000000)
@@ -211,6 +216,7 @@ take_free_slot(CozeOrigin peer)
 			slot->served_at[d] = coze_monotonic();
 		}
 		slot->heard_at = 0;
+		memset(&slot->twins, 0, sizeof(slot->twins));
 		slot->has_applied = false;
 		slot->applied_n = 0;
 		slot->clock_skew = 0;
@@ -429,6 +435,28 @@ coze_link_set_skew(CozeLinkSlot *slot, int64 skew, bool rough)
 		slot->skew_at = now;
 	}
 	LWLockRelease(&slot->lock);
+}
+
+bool
+coze_link_greeted(CozeLinkSlot *slot, uint64 instance)
+{
+	CozeMoment	now = coze_monotonic();
+	CozeMoment	heard_at;
+	bool		welcome;
+
+	if (!lock_slot(slot))
+		return true;
+	heard_at = Max(slot->heard_at, Max(slot->link[COZE_LINK_OUT].heard_at,
+									   slot->link[COZE_LINK_IN].heard_at));
+	welcome = coze_twins_greeted(&slot->twins, instance, now, now - heard_at < ALIVE);
+	LWLockRelease(&slot->lock);
+	return welcome;
+}
+
+bool
+coze_link_is_current(CozeLinkSlot *slot, uint64 instance)
+{
+	return instance == 0 || slot->twins.current == instance;
 }
 
 void

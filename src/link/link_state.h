@@ -123,6 +123,13 @@ extern bool coze_link_get_status(CozeOrigin peer, CozePeerStatus *status);
 typedef void (*CozePeerCallback) (void *arg, const CozePeerStatus *status);
 extern void coze_link_for_each_peer(CozePeerCallback callback, void *arg);
 
+/*
+ * The peer greets, from a start of its server.  False: another database is this node, and
+ * is here.  The sessions and links of a start that is not the current one any more must end.
+ */
+extern bool coze_link_greeted(CozeLinkSlot *slot, uint64 instance);
+extern bool coze_link_is_current(CozeLinkSlot *slot, uint64 instance);
+
 /* The peer has been heard of: whoever waits to connect to it tries at once. */
 extern void coze_link_ask_retry(CozeLinkSlot *slot);
 extern bool coze_link_take_retry(CozeLinkSlot *slot);

@@ -387,6 +387,11 @@ coze_link_stream(CozeLink *link, bool may_send)
 {
 	if (!take_answers(link))
 		return;
+	if (!coze_link_is_current(link->slot, link->instance))
+	{
+		coze_link_fail(link, "55006", "the peer has greeted from another start of its server");
+		return;
+	}
 	if (link->nflight > 0 && link->now > silent_until(link))
 	{
 		coze_link_fail(link, "08006", "the peer has been silent for too long");

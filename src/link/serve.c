@@ -196,6 +196,10 @@ check_session(void)
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("a link begins with cozesync.hello()")));
 	check_not_held();
+	if (!coze_link_is_current(session.slot, session.hello.instance))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("node \"%s\" has greeted from another start of its server", session.hello.node_name)));
 	reason = coze_link_closed_reason();
 	if (session.generation == coze_group_generation() && reason == NULL)
 		return;

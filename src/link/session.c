@@ -94,6 +94,7 @@ coze_hello_make(CozeBuf *buf)
 		.system_identifier = GetSystemIdentifier(),
 		.database_oid = MyDatabaseId,
 		.server_version = PG_VERSION_NUM,
+		.instance = coze_instance(),
 	};
 
 	memcpy(hello.group_id, coze_group_id(), sizeof(hello.group_id));
@@ -350,4 +351,10 @@ coze_hello_check(const char *data, Size size, CozeOrigin expected, CozeHello *he
 	coze_check_peer(topology, hello->origin, hello->node_name);
 	check_peer_identity(hello, coze_topology_member(topology, hello->origin));
 	check_positions(hello);
+	if (!coze_link_greeted(coze_link_slot(hello->origin), hello->instance))
+		ereport(ERROR,
+				(errcode(COZE_ERRCODE_TWIN),
+				 errmsg("another database is linked as node \"%s\"", hello->node_name),
+				 errdetail("It was here before, and both are running."),
+				 errhint("In a copy of a node call cozesync.leave_group(). If the copy is to be the node, stop the original, then restart the copy.")));
 }

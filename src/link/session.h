@@ -21,7 +21,11 @@
 /* How a node is told, or tells, that what one of the two holds cannot be brought up to date. */
 #define COZE_ERRCODE_NEEDS_COPY	MAKE_SQLSTATE('C', 'Z', '0', '0', '2')
 
-/* Called, outside of a transaction, when a peer says that. */
+/* How a database is told that another one is linked as the node that it says it is. */
+#define COZE_ERRCODE_TWIN	MAKE_SQLSTATE('C', 'Z', '0', '0', '3')
+#define COZE_SQLSTATE_TWIN	"CZ003"
+
+/* Called, outside of a transaction, when a peer says that we were dropped. */
 typedef void (*CozeDroppedHook) (CozeOrigin own);
 extern CozeDroppedHook coze_dropped_hook;
 

@@ -79,6 +79,7 @@ typedef struct CozeSlot
 typedef struct CozeRegistry
 {
 	LWLock		lock;
+	uint64		instance;		/* of this start of the server */
 	int			nslots;
 	CozeSlot   *slots;
 	CozeDatabase databases[FLEXIBLE_ARRAY_MEMBER];	/* cozesync_max_databases */

@@ -68,6 +68,8 @@ coze_state_shmem_init(void)
 	LWLockRegisterTranche(coze_registry->lock.tranche, "cozesync");
 	if (found)
 		return;
+	if (!pg_strong_random(&coze_registry->instance, sizeof(uint64)) || coze_registry->instance == 0)
+		elog(FATAL, "could not draw a number for this start of the server");
 	p = (char *) coze_registry + MAXALIGN(offsetof(CozeRegistry, databases) +
 									 cozesync_max_databases * sizeof(CozeDatabase));
 	for (int i = 0; i < cozesync_max_databases; i++)
@@ -97,6 +99,12 @@ coze_state_shmem_init(void)
 	coze_registry->nslots = MaxBackends;
 	for (int i = 0; i < coze_registry->nslots; i++)
 		pg_atomic_init_u64(&coze_registry->slots[i].bound, 0);
+}
+
+uint64
+coze_instance(void)
+{
+	return coze_registry->instance;
 }
 
 bool

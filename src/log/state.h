@@ -47,6 +47,9 @@ typedef enum CozeWorkerKind
 extern Size coze_state_shmem_size(void);
 extern void coze_state_shmem_init(void);
 
+/* A number that was drawn when this server started; not 0. */
+extern uint64 coze_instance(void);
+
 /* Is the library in shared_preload_libraries? */
 extern bool coze_preloaded(void);
 

@@ -478,6 +478,7 @@ hello_returns(int round)
 	hello.system_identifier = random_u64();
 	hello.database_oid = (uint32) random_u64();
 	hello.server_version = 150000 + pick(50000);
+	hello.instance = random_u64();
 	hello.clock = random_hlc();
 	hello.held.n = pick(5);
 	hello.held.p = positions;
@@ -495,6 +496,7 @@ hello_returns(int round)
 		back.protocol == hello.protocol && memcmp(back.group_id, hello.group_id, 16) == 0 &&
 		back.origin == hello.origin && back.system_identifier == hello.system_identifier &&
 		back.database_oid == hello.database_oid && back.server_version == hello.server_version &&
+		back.instance == hello.instance &&
 		back.clock == hello.clock && strcmp(back.node_name, hello.node_name) == 0 &&
 		back.held.n == hello.held.n;
 	for (int i = 0; same && i < back.held.n; i++)

@@ -29,7 +29,7 @@ CREATE FUNCTION greeting(protocol int = 1, the_group uuid = NULL, the_origin big
 RETURNS bytea LANGUAGE sql AS $$
     SELECT '\x434f5a45'::bytea || int4send(protocol) || uuid_send(coalesce(the_group, l.group_id))
         || int8send(coalesce(the_origin, m.origin)) || int8send(coalesce(the_system, m.system_identifier))
-        || int4send(m.database_oid::int) || int4send(150000)
+        || int4send(m.database_oid::int) || int4send(150000) || int8send(0)
         || int8send((extract(epoch FROM now() - '2000-01-01'::timestamptz) * 1000000)::bigint)
         || set_byte('\x00', 0, length(the_name)) || convert_to(the_name, 'UTF8') || positions
     FROM cozesync.local_node l, cozesync.member m WHERE m.node_name = 'a'

@@ -83,7 +83,7 @@ ok(wait_sync($both, $a, $b), 'the original goes on');
 $clone->start;
 on($clone, q{INSERT INTO t VALUES (4, 'clone')});
 ok(poll_until($clone, q{SELECT state = 'needs_copy' FROM cozesync.nodes WHERE is_local}, 't', 'app'), 'the clone is noticed');
-like(findings($clone, 'error'), qr/this database has lost transactions/, 'the doctor says what it is');
+like(findings($clone, 'error'), qr/this database has lost transactions|is a copy of one that is running/, 'the doctor says what it is');
 on($a, q{INSERT INTO t VALUES (5, 'a')});
 ok(wait_sync($both, $a, $b), 'a and b are not disturbed');
 is(on($a, 'SELECT count(*) FROM t WHERE id = 4'), 0, 'nothing has left the clone');
@@ -92,6 +92,38 @@ on($clone, 'SELECT cozesync.leave_group()');
 is(on($a, 'SELECT count(*) FROM cozesync.nodes'), 2, 'the original is a member when the clone leaves');
 $clone->stop;
 ok(wait_sync($both, $a, $b), 'and goes on');
+
+# --- one that has nothing of its own, and nothing less ---------------------------------------------
+
+$b->stop;
+system_or_bail('rm', '-r', $clone->data_dir);
+system_or_bail('cp', '-a', $b->data_dir, $clone->data_dir);
+$b->start;
+$clone->append_conf('postgresql.conf', sprintf "port = %d\nunix_socket_directories = '%s'", $clone->port, $clone->host);
+ok(wait_sync($both, $a, $b), 'the original is linked');
+for my $off (1, 0)
+{
+    debug_rule($a, 'twins', $off, 'app');
+    $clone->start;
+    my $noticed = q{SELECT state = 'needs_copy' FROM cozesync.nodes WHERE is_local};
+    # without the rule the two take turns
+    my $shown = $off ? 0 : poll_until($clone, $noticed, 't', 'app');
+    if ($off)
+    {
+        ok($a->wait_for_log(qr/has greeted from another start of its server/), 'they take turns');
+        on($a, 'SELECT count(*) FROM cozesync.links') for 1 .. 20;
+        $shown = on($clone, $noticed) eq 't';
+    }
+    ok($off ? !$shown : $shown, 'a copy that runs beside the original: ' . ($off ? 'breaks without the rule twins' : 'holds'));
+    $clone->stop if $off;
+}
+like(findings($clone, 'error'), qr/is a copy of one that is running: another database is linked as node "b"/, 'the doctor says what it is');
+on($a, q{INSERT INTO t VALUES (6, 'a')});
+on($b, q{INSERT INTO t VALUES (7, 'b')});
+ok(wait_sync($both, $a, $b), 'a and b go on');
+on($clone, 'SELECT cozesync.leave_group()');
+is(on($a, 'SELECT count(*) FROM cozesync.nodes'), 2, 'the original is a member when the clone leaves');
+$clone->stop;
 
 # --- what a dropped node has not sent ----------------------------------------------------------------
 
