@@ -178,8 +178,16 @@ SELECT decode(encode('{8,9}'::text), NULL::even[], false);
 SELECT decode(encode('(0,,,,,)'::text), NULL::good_pair, false);
 SELECT decode(encode('glad'::text), NULL::mood, true);
 
+-- Integers take the bytes that they need
+SELECT count(*), bool_and(decode(encode(n), n, true) = n) AS back, string_agg(DISTINCT length(encode(n))::text, ' ') AS sizes
+FROM (SELECT (sign * (power(2::numeric, bits) + more))::int8 AS n
+	  FROM generate_series(0, 62) bits, unnest('{-2,-1,0,1}'::int[]) more, unnest('{-1,1}'::int[]) sign) AS numbers;
+
 -- Bytes that are no value
 SELECT decode('\x03000000', 1::int4, true);
+SELECT decode('\x020007', 1::int4, true);
+SELECT decode('\x050100000000', 1::int4, true);
+SELECT decode('\x00', 1::int4, true);
 SELECT decode('\x00', true, true);
 SELECT decode('\x0101', '00112233-4455-6677-8899-aabbccddeeff'::uuid, true);
 SELECT decode('\x0161', 1.0, true);

@@ -148,6 +148,29 @@ coze_buf_put_u64(CozeBuf *buf, uint64 value)
 	buf->size += 8;
 }
 
+/* Most bytes that a number of seven bits a byte takes. */
+#define COZE_VARINT_MAX 10
+
+/* Seven bits a byte, the lowest first; there is room for them.  Returns their end. */
+static inline char *
+coze_store_varint(char *to, uint64 value)
+{
+	while (value >= 0x80)
+	{
+		*to++ = (char) (value | 0x80);
+		value >>= 7;
+	}
+	*to++ = (char) value;
+	return to;
+}
+
+static inline void
+coze_buf_put_varint(CozeBuf *buf, uint64 value)
+{
+	coze_buf_reserve(buf, COZE_VARINT_MAX);
+	buf->size = coze_store_varint(buf->data + buf->size, value) - buf->data;
+}
+
 static inline void
 coze_buf_free(CozeBuf *buf)
 {

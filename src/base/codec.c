@@ -21,6 +21,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "pgtime.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -42,12 +43,14 @@ typedef enum CozeCodecForm
 {
 	COZE_FORM_BOOL,				/* one byte, 0 or 1 */
 	COZE_FORM_CHAR,				/* one byte */
-	COZE_FORM_INT2,				/* two bytes */
-	COZE_FORM_INT4,				/* four bytes, also of a float4 */
+	COZE_FORM_INT2,				/* as many bytes as the number needs, of two */
+	COZE_FORM_INT4,				/* of four */
+	COZE_FORM_INT8,				/* of eight */
 	COZE_FORM_OID,				/* four bytes */
-	COZE_FORM_INT8,				/* eight bytes, also of a float8 */
-	COZE_FORM_DATE,				/* as INT4, with a range to be checked */
-	COZE_FORM_TIMESTAMP,		/* as INT8, with a range and a precision */
+	COZE_FORM_FLOAT4,			/* four bytes */
+	COZE_FORM_FLOAT8,			/* eight bytes */
+	COZE_FORM_DATE,				/* four bytes, with a range to be checked */
+	COZE_FORM_TIMESTAMP,		/* eight bytes, with a range and a precision */
 	COZE_FORM_UUID,				/* sixteen bytes */
 	COZE_FORM_NAME,				/* characters of a name */
 	COZE_FORM_BYTES,			/* a varlena's bytes */
@@ -163,13 +166,15 @@ choose_form(Oid base_typid)
 		case INT2OID:
 			return COZE_FORM_INT2;
 		case INT4OID:
-		case FLOAT4OID:
 			return COZE_FORM_INT4;
+		case FLOAT4OID:
+			return COZE_FORM_FLOAT4;
 		case OIDOID:
 			return COZE_FORM_OID;
 		case INT8OID:
-		case FLOAT8OID:
 			return COZE_FORM_INT8;
+		case FLOAT8OID:
+			return COZE_FORM_FLOAT8;
 		case DATEOID:
 			return COZE_FORM_DATE;
 		case TIMESTAMPOID:
@@ -371,6 +376,24 @@ put_fixed(CozeBuf *buf, uint8 size)
 	return p + 1;
 }
 
+/* Bytes that a number needs, its sign among them. */
+static inline int
+integer_size(int64 value)
+{
+	uint64		magnitude = (uint64) (value < 0 ? ~value : value);
+
+	return magnitude == 0 ? 1 : (pg_leftmost_one_pos64(magnitude) + 1) / 8 + 1;
+}
+
+/* The last bytes of a number, without those that only repeat its sign. */
+static inline void
+put_integer(CozeBuf *buf, int64 value)
+{
+	int			size = integer_size(value);
+
+	coze_store_u64(put_fixed(buf, size), (uint64) value << (64 - 8 * size));
+}
+
 void
 coze_codec_put(CozeCodec *codec, CozeBuf *buf, Datum value, bool isnull)
 {
@@ -388,16 +411,22 @@ coze_codec_put(CozeCodec *codec, CozeBuf *buf, Datum value, bool isnull)
 			*put_fixed(buf, 1) = DatumGetChar(value);
 			break;
 		case COZE_FORM_INT2:
-			coze_store_u16(put_fixed(buf, 2), (uint16) DatumGetInt16(value));
+			put_integer(buf, DatumGetInt16(value));
 			break;
 		case COZE_FORM_INT4:
+			put_integer(buf, DatumGetInt32(value));
+			break;
+		case COZE_FORM_INT8:
+			put_integer(buf, DatumGetInt64(value));
+			break;
+		case COZE_FORM_FLOAT4:
 		case COZE_FORM_DATE:
 			coze_store_u32(put_fixed(buf, 4), (uint32) DatumGetInt32(value));
 			break;
 		case COZE_FORM_OID:
 			coze_store_u32(put_fixed(buf, 4), DatumGetObjectId(value));
 			break;
-		case COZE_FORM_INT8:
+		case COZE_FORM_FLOAT8:
 		case COZE_FORM_TIMESTAMP:
 			coze_store_u64(put_fixed(buf, 8), (uint64) DatumGetInt64(value));
 			break;
@@ -439,6 +468,22 @@ expect_size(const CozeCodec *codec, const CozeValue *value, int64 size)
 	if (value->size != size)
 		refuse(codec);
 	return value->data;
+}
+
+/* A number of at most that many bytes, in no more than it needs. */
+static inline int64
+get_integer(const CozeCodec *codec, const CozeValue *value, int64 max_size)
+{
+	char		bytes[8] = {0};
+	int64		result;
+
+	if (value->size < 1 || value->size > max_size)
+		refuse(codec);
+	memcpy(bytes, value->data, value->size);
+	result = (int64) coze_load_u64(bytes) >> (64 - 8 * value->size);
+	if (integer_size(result) != value->size)
+		refuse(codec);
+	return result;
 }
 
 /* Characters must be of our encoding, and none of them NUL. */
@@ -548,12 +593,16 @@ get_binary(CozeCodec *codec, const CozeValue *value)
 		case COZE_FORM_CHAR:
 			return CharGetDatum(*expect_size(codec, value, 1));
 		case COZE_FORM_INT2:
-			return Int16GetDatum((int16) coze_load_u16(expect_size(codec, value, 2)));
+			return Int16GetDatum((int16) get_integer(codec, value, 2));
 		case COZE_FORM_INT4:
+			return Int32GetDatum((int32) get_integer(codec, value, 4));
+		case COZE_FORM_INT8:
+			return Int64GetDatum(get_integer(codec, value, 8));
+		case COZE_FORM_FLOAT4:
 			return Int32GetDatum((int32) coze_load_u32(expect_size(codec, value, 4)));
 		case COZE_FORM_OID:
 			return ObjectIdGetDatum(coze_load_u32(expect_size(codec, value, 4)));
-		case COZE_FORM_INT8:
+		case COZE_FORM_FLOAT8:
 			return Int64GetDatum((int64) coze_load_u64(expect_size(codec, value, 8)));
 		case COZE_FORM_UUID:
 			return PointerGetDatum(memcpy(palloc(UUID_LEN),

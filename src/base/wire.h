@@ -29,7 +29,7 @@
 
 typedef enum CozeEntryKind
 {
-	COZE_ENTRY_DATA = 'd',		/* changes */
+	COZE_ENTRY_DATA = 'd',		/* changes; on the wire another letter where they are in chunks */
 	COZE_ENTRY_BEAT = 'b',		/* empty: tells its node's vector */
 } CozeEntryKind;
 
@@ -51,10 +51,12 @@ typedef struct CozeEntryHead
 } CozeEntryHead;
 
 /*
- * CRC-32C, head and inline body, first in the bytes; checked by the decoder.  Of
- * the vector the encoder leaves out zeroes and the own origin, and the decoder
- * refuses them.
+ * The version first, in COZE_WIRE_VERSION_SIZE bytes; the CRC-32C of all else last,
+ * checked by the decoder.  Of the vector the encoder leaves out zeroes and the own
+ * origin, and the decoder refuses them.
  */
+#define COZE_WIRE_VERSION_SIZE 16
+
 extern void coze_wire_put_head(CozeBuf *buf, const CozeEntryHead *head);
 extern const char *coze_wire_get_head(const char *data, Size size, CozeEntryHead *head);
 
@@ -178,7 +180,7 @@ extern void coze_wire_end_change(CozeBuf *buf, Size begin);
 static inline void
 coze_wire_put_count(CozeBuf *buf, int n)
 {
-	coze_buf_put_u16(buf, (uint16) n);
+	coze_buf_put_varint(buf, (uint64) n);
 }
 
 /* The size of a value whose bytes the caller puts next; makes room for them. */
@@ -210,7 +212,7 @@ coze_wire_put_null(CozeBuf *buf)
 static inline void
 coze_wire_put_unique_value(CozeBuf *buf, uint16 column, const char *data, int64 size)
 {
-	coze_buf_put_u16(buf, column);
+	coze_buf_put_varint(buf, column);
 	if (size < 0)
 		coze_wire_put_null(buf);
 	else

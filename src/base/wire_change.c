@@ -14,8 +14,9 @@
  */
 #include "base/wire_read.h"
 
-/* kind, flags, length of what follows */
-#define CHANGE_HEADER_SIZE (1 + 1 + 4)
+/* kind, flags; the length of what follows takes a byte at least */
+#define CHANGE_FIXED_SIZE (1 + 1)
+#define LENGTH_SIZE_MAX 5
 
 #define PARTS (COZE_CHANGE_OLD_KEY | COZE_CHANGE_OLD_UNIQUE | \
 			   COZE_CHANGE_OLD_ROW | COZE_CHANGE_NEW_ROW | COZE_CHANGE_OLD_OWN)
@@ -34,8 +35,8 @@ coze_wire_begin_change(CozeBuf *buf, CozeChangeKind kind, uint8 parts,
 	char	   *p;
 
 	Assert(relation != 0 && nkeys >= 0 && nkeys <= UINT8_MAX);
-	coze_buf_reserve(buf, CHANGE_HEADER_SIZE + 8 + 16 + 1);
-	p = buf->data + begin + CHANGE_HEADER_SIZE;
+	coze_buf_reserve(buf, CHANGE_FIXED_SIZE + 1 + 8 + 16 + 1);
+	p = buf->data + begin + CHANGE_FIXED_SIZE + 1;
 	if (previous != NULL && previous->relation == relation &&
 		coze_version_equal(previous->policy, policy))
 		flags |= COZE_CHANGE_SAME_RELATION;
@@ -85,14 +86,25 @@ coze_wire_put_large_size(CozeBuf *buf, Size size)
 	}
 }
 
+/* A length of more than the byte that was left for it moves what follows. */
 void
 coze_wire_end_change(CozeBuf *buf, Size begin)
 {
-	Size		size = buf->size - begin - CHANGE_HEADER_SIZE;
+	Size		at = begin + CHANGE_FIXED_SIZE;
+	Size		size = buf->size - at - 1;
+	char		length[COZE_VARINT_MAX];
+	Size		more;
 
 	if (size > UINT32_MAX)
 		coze_buf_too_large();
-	coze_store_u32(buf->data + begin + 2, (uint32) size);
+	more = coze_store_varint(length, size) - length - 1;
+	if (more > 0)
+	{
+		coze_buf_reserve(buf, more);
+		memmove(buf->data + at + 1 + more, buf->data + at + 1, size);
+		buf->size += more;
+	}
+	memcpy(buf->data + at, length, 1 + more);
 }
 
 /* --- reading ---------------------------------------------------------------- */
@@ -222,11 +234,11 @@ static int
 read_unique(CozeCursor *c, ValueSink *sink, CozeChange *change)
 {
 	CozeChangeReader *reader = sink->reader;
-	int			n = coze_read_u16(c);
+	int			n = coze_read_count(c);
 	int			first = sink->n;
 	CozeImage	one;
 
-	if (n == 0 || coze_cursor_left(c) / 3 < (Size) n)
+	if (n == 0 || coze_cursor_left(c) / 2 < (Size) n)
 	{
 		c->failed = true;
 		return first;
@@ -238,7 +250,7 @@ read_unique(CozeCursor *c, ValueSink *sink, CozeChange *change)
 	}
 	for (int i = 0; i < n && !c->failed; i++)
 	{
-		reader->columns[i] = coze_read_u16(c);
+		reader->columns[i] = (uint16) coze_read_count(c);
 		read_values(c, sink, 1, &one);
 	}
 	change->nold_unique = n;
@@ -294,9 +306,9 @@ read_body(CozeChangeReader *reader, CozeCursor *c, CozeChange *change)
 	if (change->flags & COZE_CHANGE_OLD_KEY)
 		old_key = read_values(c, &sink, change->key.n, &change->old_key);
 	if (change->flags & COZE_CHANGE_NEW_ROW)
-		new_row = read_values(c, &sink, coze_read_u16(c), &change->new_row);
+		new_row = read_values(c, &sink, coze_read_count(c), &change->new_row);
 	if (change->flags & COZE_CHANGE_OLD_ROW)
-		old_row = read_values(c, &sink, coze_read_u16(c), &change->old_row);
+		old_row = read_values(c, &sink, coze_read_count(c), &change->old_row);
 	if (change->flags & COZE_CHANGE_OLD_UNIQUE)
 		unique = read_unique(c, &sink, change);
 	if (c->failed || coze_cursor_left(c) != 0)
@@ -312,6 +324,24 @@ read_body(CozeChangeReader *reader, CozeCursor *c, CozeChange *change)
 	return NULL;
 }
 
+/* The length of a change; false: it is cut off.  One that none could have is an error. */
+static bool
+read_length(CozeChangeReader *reader, CozeCursor *c, Size *length)
+{
+	const char *begin = c->p;
+	Size		left = coze_cursor_left(c);
+	bool		ends = false;
+
+	for (Size i = 0; i < Min(left, LENGTH_SIZE_MAX) && !ends; i++)
+		ends = (begin[i] & 0x80) == 0;
+	if (!ends && left < LENGTH_SIZE_MAX)
+		return false;
+	*length = coze_read_varint(c);
+	if (c->failed || !ends || *length > UINT32_MAX)
+		reader->error = "a change has no valid length";
+	return true;
+}
+
 int
 coze_wire_reader_next(CozeChangeReader *reader, CozeChange *change)
 {
@@ -322,25 +352,28 @@ coze_wire_reader_next(CozeChangeReader *reader, CozeChange *change)
 	memset(change, 0, sizeof(*change));
 	if (reader->error != NULL)
 		return -1;
-	if (left < CHANGE_HEADER_SIZE)
+	if (left < CHANGE_FIXED_SIZE)
 		return 0;
 	c = coze_cursor(reader->buf.data + reader->pos, left);
 	change->kind = (CozeChangeKind) coze_read_u8(&c);
 	change->flags = coze_read_u8(&c);
-	length = coze_read_u32(&c);
 	if ((change->flags & ~ALL_FLAGS) != 0 || !parts_fit_kind(change->kind, change->flags) ||
 		((change->flags & COZE_CHANGE_SAME_RELATION) && (change->flags & COZE_CHANGE_HAS_POLICY)))
 	{
 		reader->error = "a change is of an unknown kind or has flags that do not fit it";
 		return -1;
 	}
-	if (left - CHANGE_HEADER_SIZE < length)
+	if (!read_length(reader, &c, &length))
+		return 0;
+	if (reader->error != NULL)
+		return -1;
+	if (coze_cursor_left(&c) < length)
 		return 0;
 	c.end = c.p + length;
 	reader->error = read_body(reader, &c, change);
 	if (reader->error != NULL)
 		return -1;
-	change->size = CHANGE_HEADER_SIZE + length;
+	change->size = c.end - (reader->buf.data + reader->pos);
 	reader->pos += change->size;
 	return 1;
 }

@@ -3,8 +3,8 @@
  * wire_entry.c
  *		Heads of entries, chunks, and the vectors in them.
  *
- * Both begin with a checksum of all that follows.  What a head says of its body
- * is checked as far as it can be without the body.
+ * A head ends with a checksum of all before it, a chunk begins with one of all that
+ * follows.  What a head says of its body is checked as far as it can be without it.
  *
  * Pure.
  *
@@ -12,13 +12,18 @@
  */
 #include "base/wire_read.h"
 
-/* crc, wire version, kind, origin, hlc, xid, nchanges, nchunks, body_size */
-#define HEAD_FIXED_SIZE (4 + 1 + 1 + 8 + 8 + 8 + 4 + 4 + 8)
+/* origin, hlc, wire version, kind, xid, size of the vector, crc; numbers take a byte at least */
+#define HEAD_MIN_SIZE (COZE_WIRE_VERSION_SIZE + 1 + 1 + 1 + 1 + 4)
+/* What is neither vector nor body. */
+#define HEAD_FIXED_MAX (COZE_WIRE_VERSION_SIZE + 1 + 1 + 5 * COZE_VARINT_MAX + 4)
 /* crc, seq */
 #define CHUNK_FIXED_SIZE (4 + 8)
 #define VECTOR_ENTRY_SIZE (8 + 8)
 /* kind, flags, length, number of keys */
-#define CHANGE_MIN_SIZE (1 + 1 + 4 + 1)
+#define CHANGE_MIN_SIZE (1 + 1 + 1 + 1)
+
+/* The kind of an entry of data whose body is in chunks. */
+#define KIND_IN_CHUNKS 'c'
 
 /*
  * Zeroes mean the same as what is not there and are left out, and so is the
@@ -73,84 +78,165 @@ coze_wire_read_vector(CozeCursor *c, CozeVector *v)
 	return NULL;
 }
 
+/* What the entry had seen: of each origin how far below the entry's own hlc that lies. */
+static void
+put_seen(CozeBuf *buf, const CozeEntryHead *head)
+{
+	uint64		n = 0;
+
+	for (int i = 0; i < head->seen.n; i++)
+		n += head->seen.e[i].hlc > 0 && head->seen.e[i].origin != head->version.origin;
+	coze_buf_put_varint(buf, n);
+	coze_buf_reserve(buf, n * (8 + COZE_VARINT_MAX));
+	for (int i = 0; i < head->seen.n; i++)
+	{
+		const CozeVectorEntry *e = &head->seen.e[i];
+		char	   *p = buf->data + buf->size;
+
+		if (e->hlc <= 0 || e->origin == head->version.origin)
+			continue;
+		coze_store_u64(p, e->origin);
+		buf->size = coze_store_varint(p + 8, (uint64) (head->version.hlc - e->hlc)) - buf->data;
+	}
+}
+
+/* On error the vector is empty and owns nothing. */
+static const char *
+read_seen(CozeCursor *c, CozeEntryHead *head)
+{
+	CozeVector *v = &head->seen;
+	int			n = coze_read_count(c);
+
+	coze_vector_init(v);
+	if (c->failed || coze_cursor_left(c) / (8 + 1) < (Size) n)
+		return "a vector is cut off";
+	coze_vector_reserve(v, n);
+	for (int i = 0; i < n; i++)
+	{
+		CozeVectorEntry e = {.origin = coze_read_u64(c)};
+		uint64		below = coze_read_varint(c);
+		const char *error = NULL;
+
+		if (c->failed)
+			error = "a vector is cut off";
+		else if (e.origin == head->version.origin)
+			error = "the entry's vector holds its own origin";
+		else if (below == 0)
+			error = "the entry's vector is not below its hlc";
+		else if (!coze_origin_is_valid(e.origin) || below >= (uint64) head->version.hlc ||
+				 (i > 0 && v->e[i - 1].origin >= e.origin))
+			error = "a vector has an invalid entry";
+		if (error != NULL)
+		{
+			coze_vector_free(v);
+			return error;
+		}
+		e.hlc = head->version.hlc - (CozeHlc) below;
+		v->e[v->n++] = e;
+	}
+	return NULL;
+}
+
 void
 coze_wire_put_head(CozeBuf *buf, const CozeEntryHead *head)
 {
 	Size		begin = buf->size;
+	bool		in_chunks = head->nchunks > 0;
 	char	   *p;
 
-	coze_buf_reserve(buf, HEAD_FIXED_SIZE);
+	coze_buf_reserve(buf, HEAD_FIXED_MAX + head->inline_size);
 	p = buf->data + begin;
-	p[4] = COZE_WIRE_VERSION;
-	p[5] = (char) head->kind;
-	coze_store_u64(p + 6, head->version.origin);
-	coze_store_u64(p + 14, (uint64) head->version.hlc);
-	coze_store_u64(p + 22, head->xid);
-	coze_store_u32(p + 30, head->nchanges);
-	coze_store_u32(p + 34, head->nchunks);
-	coze_store_u64(p + 38, head->body_size);
-	buf->size += HEAD_FIXED_SIZE;
-
-	coze_wire_put_vector(buf, &head->seen, head->version.origin);
+	coze_store_u64(p, head->version.origin);
+	coze_store_u64(p + 8, (uint64) head->version.hlc);
+	p += COZE_WIRE_VERSION_SIZE;
+	*p++ = COZE_WIRE_VERSION;
+	*p++ = in_chunks ? KIND_IN_CHUNKS : (char) head->kind;
+	buf->size = coze_store_varint(p, head->xid) - buf->data;
+	put_seen(buf, head);
+	if (head->kind != COZE_ENTRY_BEAT)
+		coze_buf_put_varint(buf, head->nchanges);
+	if (in_chunks)
+	{
+		coze_buf_put_varint(buf, head->nchunks);
+		coze_buf_put_varint(buf, head->body_size);
+	}
 	coze_buf_put(buf, head->inline_body, head->inline_size);
-	coze_store_u32(buf->data + begin,
-				   coze_wire_crc(buf->data + begin + 4, buf->size - begin - 4));
+	coze_buf_put_u32(buf, coze_wire_crc(buf->data + begin, buf->size - begin));
 }
 
-/* What an entry's fields must be to each other; NULL or what is wrong. */
+/* What an entry's counts must be to each other; NULL or what is wrong. */
 static const char *
-check_head(const CozeEntryHead *head)
+check_counts(const CozeEntryHead *head, bool in_chunks)
 {
-	if (head->kind != COZE_ENTRY_DATA && head->kind != COZE_ENTRY_BEAT)
-		return "the entry is of an unknown kind";
-	if (!coze_origin_is_valid(head->version.origin) || head->version.hlc <= 0)
-		return "the entry has no valid version";
-	for (int i = 0; i < head->seen.n; i++)
-	{
-		if (head->seen.e[i].origin == head->version.origin)
-			return "the entry's vector holds its own origin";
-		if (head->seen.e[i].hlc >= head->version.hlc)
-			return "the entry's vector is not below its hlc";
-	}
-	if (head->kind == COZE_ENTRY_BEAT &&
-		(head->nchanges > 0 || head->nchunks > 0 || head->body_size > 0 || head->inline_size > 0))
-		return "a beat is not empty";
-	if (head->nchunks > 0 ? head->inline_size > 0 : head->inline_size != head->body_size)
+	if (head->kind == COZE_ENTRY_BEAT)
+		return head->inline_size > 0 ? "a beat is not empty" : NULL;
+	if (in_chunks && head->inline_size > 0)
 		return "the entry's body is not as long as its head says";
-	if (head->nchunks > head->body_size || head->nchanges > head->body_size / CHANGE_MIN_SIZE ||
+	if (in_chunks != (head->nchunks > 0) || head->nchunks > head->body_size ||
+		head->nchanges > head->body_size / CHANGE_MIN_SIZE ||
 		(head->nchanges == 0) != (head->body_size == 0))
 		return "the entry's counts do not fit its size";
 	return NULL;
+}
+
+/* The numbers of an entry that is no beat; what is left is its body. */
+static void
+read_counts(CozeCursor *c, CozeEntryHead *head, bool in_chunks)
+{
+	uint64		nchanges = coze_read_varint(c);
+	uint64		nchunks = in_chunks ? coze_read_varint(c) : 0;
+
+	c->failed |= nchanges > UINT32_MAX || nchunks > UINT32_MAX;
+	head->nchanges = (uint32) nchanges;
+	head->nchunks = (uint32) nchunks;
+	head->body_size = in_chunks ? coze_read_varint(c) : coze_cursor_left(c);
+}
+
+static const char *
+read_head(CozeCursor *c, CozeEntryHead *head)
+{
+	const char *error;
+	uint8		kind;
+	bool		in_chunks;
+
+	head->version.origin = coze_read_u64(c);
+	head->version.hlc = coze_read_i64(c);
+	if (coze_read_u8(c) != COZE_WIRE_VERSION)
+		return "the entry has an unknown wire version";
+	kind = coze_read_u8(c);
+	in_chunks = kind == KIND_IN_CHUNKS;
+	if (kind != COZE_ENTRY_DATA && kind != COZE_ENTRY_BEAT && !in_chunks)
+		return "the entry is of an unknown kind";
+	head->kind = kind == COZE_ENTRY_BEAT ? COZE_ENTRY_BEAT : COZE_ENTRY_DATA;
+	if (!coze_origin_is_valid(head->version.origin) || head->version.hlc <= 0)
+		return "the entry has no valid version";
+	head->xid = coze_read_varint(c);
+	error = read_seen(c, head);
+	if (error != NULL)
+		return error;
+	if (head->kind != COZE_ENTRY_BEAT)
+		read_counts(c, head, in_chunks);
+	if (c->failed)
+		return "the entry is cut off";
+	head->inline_body = c->p;
+	head->inline_size = coze_cursor_left(c);
+	return check_counts(head, in_chunks);
 }
 
 /* On error head->seen owns nothing; else the caller frees it. */
 const char *
 coze_wire_get_head(const char *data, Size size, CozeEntryHead *head)
 {
-	CozeCursor	c = coze_cursor(data, size);
-	uint32		crc = coze_read_u32(&c);
+	CozeCursor	c;
 	const char *error;
 
 	memset(head, 0, sizeof(*head));
-	if (size < HEAD_FIXED_SIZE)
+	if (size < HEAD_MIN_SIZE)
 		return "the entry is cut off";
-	if (crc != coze_wire_crc(data + 4, size - 4))
+	if (coze_load_u32(data + size - 4) != coze_wire_crc(data, size - 4))
 		return "the entry's checksum is wrong";
-	if (coze_read_u8(&c) != COZE_WIRE_VERSION)
-		return "the entry has an unknown wire version";
-	head->kind = (CozeEntryKind) coze_read_u8(&c);
-	head->version.origin = coze_read_u64(&c);
-	head->version.hlc = coze_read_i64(&c);
-	head->xid = coze_read_u64(&c);
-	head->nchanges = coze_read_u32(&c);
-	head->nchunks = coze_read_u32(&c);
-	head->body_size = coze_read_u64(&c);
-	error = coze_wire_read_vector(&c, &head->seen);
-	if (error != NULL)
-		return error;
-	head->inline_body = c.p;
-	head->inline_size = coze_cursor_left(&c);
-	error = check_head(head);
+	c = coze_cursor(data, size - 4);
+	error = read_head(&c, head);
 	if (error != NULL)
 		coze_vector_free(&head->seen);
 	return error;
@@ -159,7 +245,7 @@ coze_wire_get_head(const char *data, Size size, CozeEntryHead *head)
 uint32
 coze_wire_head_crc(const char *data, Size size)
 {
-	return size >= 4 ? coze_load_u32(data) : 0;
+	return size >= 4 ? coze_load_u32(data + size - 4) : 0;
 }
 
 void

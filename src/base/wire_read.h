@@ -88,6 +88,37 @@ coze_read_i64(CozeCursor *c)
 	return (int64) coze_read_u64(c);
 }
 
+/* In no more bytes than it takes. */
+static inline uint64
+coze_read_varint(CozeCursor *c)
+{
+	uint64		value = 0;
+
+	for (int shift = 0; shift < 64; shift += 7)
+	{
+		uint8		byte = coze_read_u8(c);
+
+		if ((shift > 0 && byte == 0) || (shift == 63 && byte > 1))
+			break;
+		value |= (uint64) (byte & 0x7F) << shift;
+		if (byte < 0x80)
+			return c->failed ? 0 : value;
+	}
+	c->failed = true;
+	return 0;
+}
+
+/* How many of something follow; nothing has more than 16 bits of them. */
+static inline int
+coze_read_count(CozeCursor *c)
+{
+	uint64		n = coze_read_varint(c);
+
+	if (n > UINT16_MAX)
+		c->failed = true;
+	return c->failed ? 0 : (int) n;
+}
+
 /* 63 bits, and not none */
 static inline bool
 coze_origin_is_valid(CozeOrigin origin)

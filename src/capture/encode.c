@@ -79,7 +79,7 @@ put_unique(CozeBuf *buf, CozePlan *plan, TupleTableSlot *slot,
 	coze_wire_put_count(buf, n);
 	for (int i = 0; i < n; i++)
 	{
-		coze_buf_put_u16(buf, columns[i]);
+		coze_buf_put_varint(buf, columns[i]);
 		put_columns(buf, plan, slot, columns[i], columns[i] + 1);
 	}
 }

@@ -47,12 +47,12 @@ coze_capture_when_drawn(CozeDrawnCallback callback)
 /* --- the entry ---------------------------------------------------------------------- */
 
 /* Most that a head takes beside its vector and body. */
-#define HEAD_FIXED_MAX 64
+#define HEAD_FIXED_MAX 80
 
 static bool
 fits_beside_head(uint64 body_size, const CozeVector *seen)
 {
-	Size		vector = 2 + (Size) seen->n * (sizeof(CozeOrigin) + sizeof(CozeHlc));
+	Size		vector = (Size) seen->n * (sizeof(CozeOrigin) + COZE_VARINT_MAX);
 
 	return HEAD_FIXED_MAX + vector + body_size <= COZE_WIRE_PIECE_MAX;
 }

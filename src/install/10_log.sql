@@ -4,7 +4,7 @@
 CREATE TABLE cozesync.log_1 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_1 ALTER payload SET STORAGE PLAIN;
@@ -22,7 +22,7 @@ COMMENT ON TABLE cozesync.chunk_1 IS 'segment 1 of the change log: bodies of lar
 CREATE TABLE cozesync.log_2 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_2 ALTER payload SET STORAGE PLAIN;
@@ -40,7 +40,7 @@ COMMENT ON TABLE cozesync.chunk_2 IS 'segment 2 of the change log: bodies of lar
 CREATE TABLE cozesync.log_3 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_3 ALTER payload SET STORAGE PLAIN;
@@ -58,7 +58,7 @@ COMMENT ON TABLE cozesync.chunk_3 IS 'segment 3 of the change log: bodies of lar
 CREATE TABLE cozesync.log_4 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_4 ALTER payload SET STORAGE PLAIN;
@@ -76,7 +76,7 @@ COMMENT ON TABLE cozesync.chunk_4 IS 'segment 4 of the change log: bodies of lar
 CREATE TABLE cozesync.log_5 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_5 ALTER payload SET STORAGE PLAIN;
@@ -94,7 +94,7 @@ COMMENT ON TABLE cozesync.chunk_5 IS 'segment 5 of the change log: bodies of lar
 CREATE TABLE cozesync.log_6 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_6 ALTER payload SET STORAGE PLAIN;
@@ -112,7 +112,7 @@ COMMENT ON TABLE cozesync.chunk_6 IS 'segment 6 of the change log: bodies of lar
 CREATE TABLE cozesync.log_7 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_7 ALTER payload SET STORAGE PLAIN;
@@ -130,7 +130,7 @@ COMMENT ON TABLE cozesync.chunk_7 IS 'segment 7 of the change log: bodies of lar
 CREATE TABLE cozesync.log_8 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
-    chunks bigint NOT NULL,
+    chunks bigint,
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_8 ALTER payload SET STORAGE PLAIN;

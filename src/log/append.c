@@ -103,11 +103,10 @@ segment_index_info(Relation index)
 
 /* Insert a row into the current segment; its first two columns are the index's key. */
 static void
-insert_row(CozeSegmentTable table, Datum *values)
+insert_row(CozeSegmentTable table, Datum *values, bool *isnull)
 {
 	int			segment = coze_current_segment();
 	CozeSegmentOids found = oids[table][segment];
-	bool		isnull[4] = {false, false, false, false};
 	Relation	rel;
 	Relation	index;
 	HeapTuple	tuple;
@@ -125,14 +124,17 @@ insert_row(CozeSegmentTable table, Datum *values)
 	table_close(rel, NoLock);
 }
 
-/* Bytes as a bytea datum with an uncompressed four-byte header. */
+/* Bytes as a bytea datum, neither compressed nor to be aligned where that can be. */
 static Datum
 bytes_datum(const char *data, Size size)
 {
 	bytea	   *b = palloc(VARHDRSZ + size);
 
-	SET_VARSIZE(b, VARHDRSZ + size);
-	memcpy(VARDATA(b), data, size);
+	if (size + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
+		SET_VARSIZE_SHORT(b, VARHDRSZ_SHORT + size);
+	else
+		SET_VARSIZE(b, VARHDRSZ + size);
+	memcpy(VARDATA_ANY(b), data, size);
 	return PointerGetDatum(b);
 }
 
@@ -146,11 +148,12 @@ void
 coze_log_append_chunk(int64 chunks, uint64 seq, const char *data, Size size)
 {
 	Datum		values[3];
+	bool		isnull[3] = {false, false, false};
 
 	values[0] = Int64GetDatum(chunks);
 	values[1] = Int64GetDatum((int64) seq);
 	values[2] = bytes_datum(data, size);
-	insert_row(COZE_SEGMENT_CHUNK, values);
+	insert_row(COZE_SEGMENT_CHUNK, values, isnull);
 	pfree(DatumGetPointer(values[2]));
 }
 
@@ -158,12 +161,14 @@ void
 coze_log_append_head(CozeVersion version, int64 chunks, const char *head, Size size)
 {
 	Datum		values[4];
+	bool		isnull[4] = {false, false, chunks == 0, false};
 
+	Assert(coze_load_u64(head) == version.origin && coze_load_u64(head + 8) == (uint64) version.hlc);
 	values[0] = Int64GetDatum((int64) version.origin);
 	values[1] = Int64GetDatum(version.hlc);
 	values[2] = Int64GetDatum(chunks);
-	values[3] = bytes_datum(head, size);
-	insert_row(COZE_SEGMENT_LOG, values);
+	values[3] = bytes_datum(head + COZE_WIRE_VERSION_SIZE, size - COZE_WIRE_VERSION_SIZE);
+	insert_row(COZE_SEGMENT_LOG, values, isnull);
 	pfree(DatumGetPointer(values[3]));
 }
 

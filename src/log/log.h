@@ -6,8 +6,9 @@
  * The log is a ring of COZE_LOG_SEGMENTS segments, each a pair of tables:
  * cozesync.log_N (origin, hlc, chunks, payload), unique on (origin, hlc), holds the
  * heads of entries; cozesync.chunk_N (id, seq, payload), unique on (id, seq), the
- * bodies of entries too large for one row.  chunks is 0 or the id of the chunks,
- * which lie in the segments that were current when they were written.
+ * bodies of entries too large for one row.  payload is the head but its version, which is
+ * in the columns; chunks is NULL or the id of the chunks, which lie in the segments that
+ * were current when they were written.
  *
  * Rows are only inserted, with the rights of nobody; a segment is emptied by TRUNCATE,
  * never by DELETE.  A transaction keeps its RowExclusiveLock on every segment

@@ -46,6 +46,9 @@ struct CozeLogReader
 	int			nstreams;
 	CozeLogStream *streams;
 	CozeLogStream *current;		/* gave the last entry; moves on with the next call */
+	char	   *head;			/* the last entry's, in context */
+	Size		head_cap;
+	MemoryContext context;
 };
 
 static Relation
@@ -120,17 +123,36 @@ chunk_scan(Relation segment, Relation index, int64 chunks, uint64 from, Snapshot
 	return systable_beginscan_ordered(segment, index, snapshot, 2, keys);
 }
 
-/* The stored head of the stream's tuple. */
-static const char *
-stream_head(CozeLogStream *stream, int64 *chunks, Size *size)
+/* The chunks of the stream's tuple, 0 if it has none. */
+static int64
+stream_chunks(CozeLogStream *stream)
 {
 	bool		isnull;
-	Datum		payload;
+	Datum		chunks = heap_getattr(stream->tuple, 3, stream->desc, &isnull);
 
-	*chunks = DatumGetInt64(heap_getattr(stream->tuple, 3, stream->desc, &isnull));
-	payload = heap_getattr(stream->tuple, 4, stream->desc, &isnull);
-	*size = VARSIZE_ANY_EXHDR(DatumGetPointer(payload));
-	return VARDATA_ANY(DatumGetPointer(payload));
+	return isnull ? 0 : DatumGetInt64(chunks);
+}
+
+/* The head of the stream's tuple as it was appended: its version is in columns. */
+static Size
+stream_head(CozeLogStream *stream, MemoryContext context, char **buf, Size *cap)
+{
+	bool		isnull;
+	struct varlena *payload = (struct varlena *)
+		DatumGetPointer(heap_getattr(stream->tuple, 4, stream->desc, &isnull));
+	Size		size = COZE_WIRE_VERSION_SIZE + VARSIZE_ANY_EXHDR(payload);
+
+	if (*cap < size)
+	{
+		if (*buf != NULL)
+			pfree(*buf);
+		*cap = size + 512;
+		*buf = MemoryContextAlloc(context, *cap);
+	}
+	coze_store_u64(*buf, stream->version.origin);
+	coze_store_u64(*buf + 8, (uint64) stream->version.hlc);
+	memcpy(*buf + COZE_WIRE_VERSION_SIZE, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
+	return size;
 }
 
 CozeLogReader *
@@ -139,6 +161,7 @@ coze_log_open(const CozeVector *after, const CozeVector *upto, Snapshot snapshot
 	CozeLogReader *reader = palloc0(sizeof(CozeLogReader));
 
 	reader->snapshot = snapshot;
+	reader->context = CurrentMemoryContext;
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
 		Relation	rel = open_segment("log", i);
@@ -186,7 +209,9 @@ coze_log_next(CozeLogReader *reader, CozeLogEntry *entry)
 	if (lowest == NULL)
 		return false;
 	entry->version = lowest->version;
-	entry->head = stream_head(lowest, &entry->chunks, &entry->size);
+	entry->chunks = stream_chunks(lowest);
+	entry->size = stream_head(lowest, reader->context, &reader->head, &reader->head_cap);
+	entry->head = reader->head;
 	return true;
 }
 
@@ -197,6 +222,8 @@ coze_log_close(CozeLogReader *reader)
 		stream_close(&reader->streams[i]);
 	for (int i = 0; i < reader->nsegments; i++)
 		table_close(reader->segments[i], AccessShareLock);
+	if (reader->head != NULL)
+		pfree(reader->head);
 	pfree(reader->streams);
 	pfree(reader);
 }
@@ -232,11 +259,10 @@ coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 			found = true;
 			if (head != NULL)
 			{
-				int64		chunks;
-				const char *stored = stream_head(&stream, &chunks, size);
+				Size		cap = 0;
 
-				*head = palloc(*size);
-				memcpy(*head, stored, *size);
+				*head = NULL;
+				*size = stream_head(&stream, CurrentMemoryContext, head, &cap);
 			}
 		}
 		stream_close(&stream);
@@ -297,10 +323,8 @@ has_entry_above(Relation segment, CozeHlc limit, Relation chunk_segment, Snapsho
 					ForwardScanDirection);
 		while (!found && stream.tuple != NULL)
 		{
-			int64		chunks;
-			Size		size;
+			int64		chunks = stream_chunks(&stream);
 
-			(void) stream_head(&stream, &chunks, &size);
 			found = chunk_segment == NULL ||
 				(chunks != 0 && holds_chunks(chunk_segment, chunks, snapshot));
 			if (!found)

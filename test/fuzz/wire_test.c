@@ -577,8 +577,7 @@ known_bytes(void)
 
 	coze_buf_init(&buf);
 	coze_wire_put_head(&buf, &head);
-	put_hex(&expected, "f437b5c3 01 62 0000000000000011 0000000000000064 0000000000000007"
-			"00000000 00000000 0000000000000000 0001 0000000000000022 0000000000000063");
+	put_hex(&expected, "0000000000000011 0000000000000064 01 62 07 01 0000000000000022 01 f7500f6e");
 	ok(buf.size == expected.size && memcmp(buf.data, expected.data, buf.size) == 0,
 	   "a head is written as the manual says");
 	coze_buf_free(&buf);
@@ -586,19 +585,19 @@ known_bytes(void)
 
 	begin = coze_wire_begin_change(&buf, COZE_CHANGE_INSERT, COZE_CHANGE_NEW_ROW,
 								   0x0102030405060708, none, NULL, 1);
-	coze_wire_put_value(&buf, "\0\0\0\7", 4);
+	coze_wire_put_value(&buf, "\7", 1);
 	coze_wire_put_count(&buf, 2);
 	coze_wire_put_value(&buf, "ann", 3);
 	coze_wire_put_null(&buf);
 	coze_wire_end_change(&buf, begin);
-	put_hex(&expected, "49 20 00000015 0102030405060708 01 04 00000007 0002 03 616e6e fb");
+	put_hex(&expected, "49 20 11 0102030405060708 01 01 07 02 03 616e6e fb");
 	ok(buf.size == expected.size && memcmp(buf.data, expected.data, buf.size) == 0,
 	   "a change is written as the manual says");
 	coze_buf_free(&buf);
 	coze_buf_free(&expected);
 }
 
-/* Decode a head whose checksum is put right. */
+/* Decode a head, to which its checksum is added. */
 static const char *
 head_error(const char *hex)
 {
@@ -607,49 +606,59 @@ head_error(const char *hex)
 	CozeBuf		buf;
 
 	put_hex(&buf, hex);
-	coze_store_u32(buf.data, coze_wire_crc(buf.data + 4, buf.size - 4));
+	coze_buf_put_u32(&buf, coze_wire_crc(buf.data, buf.size));
 	error = coze_wire_get_head(buf.data, buf.size, &head);
 	coze_vector_free(&head.seen);
 	coze_buf_free(&buf);
 	return error;
 }
 
-#define HEAD(version, kind, origin, hlc, counts) \
-	"00000000" version kind "00000000000000" origin "00000000000000" hlc "0000000000000000" counts
-#define EMPTY "00000000 00000000 0000000000000000"
-#define SEEN(origin, hlc) "00000000000000" origin "00000000000000" hlc
+/* Up to the transaction id. */
+#define HEAD(version, kind, origin, hlc) \
+	"00000000000000" origin "00000000000000" hlc version kind "07"
+#define SEEN(origin, below) "00000000000000" origin below
 
 static void
 refused_heads(void)
 {
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "0001" SEEN("22", "63")), NULL,
-			 "a beat");
-	is_error(head_error(HEAD("02", "62", "11", "64", EMPTY) "0000"), "wire version",
+	is_error(head_error(HEAD("01", "62", "11", "64") "01" SEEN("22", "01")), NULL, "a beat");
+	is_error(head_error(HEAD("01", "64", "11", "64") "00" "01" "49010100"), NULL, "an entry");
+	is_error(head_error(HEAD("01", "63", "11", "64") "00" "01" "01" "07"), NULL,
+			 "an entry with its body in chunks");
+	is_error(head_error(HEAD("02", "62", "11", "64") "00"), "wire version",
 			 "another wire version is refused");
-	is_error(head_error(HEAD("01", "63", "11", "64", EMPTY) "0000"), "unknown kind",
+	is_error(head_error(HEAD("01", "65", "11", "64") "00"), "unknown kind",
 			 "an unknown kind is refused");
-	is_error(head_error(HEAD("01", "62", "00", "64", EMPTY) "0000"), "valid version",
+	is_error(head_error(HEAD("01", "62", "00", "64") "00"), "valid version",
 			 "an entry without origin is refused");
-	is_error(head_error(HEAD("01", "62", "11", "00", EMPTY) "0000"), "valid version",
+	is_error(head_error(HEAD("01", "62", "11", "00") "00"), "valid version",
 			 "an entry without hlc is refused");
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "0001" SEEN("11", "63")), "own origin",
+	is_error(head_error(HEAD("01", "62", "11", "64") "01" SEEN("11", "01")), "own origin",
 			 "a vector with the own origin is refused");
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "0001" SEEN("22", "64")), "not below",
+	is_error(head_error(HEAD("01", "62", "11", "64") "01" SEEN("22", "00")), "not below",
 			 "a vector that is not below the hlc is refused");
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "0001" SEEN("22", "00")),
+	is_error(head_error(HEAD("01", "62", "11", "64") "01" SEEN("22", "64")),
 			 "invalid entry", "a vector with a zero is refused");
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "0002" SEEN("22", "63") SEEN("22", "63")),
+	is_error(head_error(HEAD("01", "62", "11", "64") "02" SEEN("22", "01") SEEN("22", "01")),
 			 "invalid entry", "a vector with an origin twice is refused");
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "0002" SEEN("23", "63") SEEN("22", "63")),
+	is_error(head_error(HEAD("01", "62", "11", "64") "02" SEEN("23", "01") SEEN("22", "01")),
 			 "invalid entry", "an unsorted vector is refused");
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "ffff" SEEN("22", "63")), "cut off",
+	is_error(head_error(HEAD("01", "62", "11", "64") "7f" SEEN("22", "01")), "cut off",
 			 "a vector longer than its bytes is refused");
-	is_error(head_error(HEAD("01", "62", "11", "64", EMPTY) "0000" "00"), "beat",
+	is_error(head_error(HEAD("01", "62", "11", "64") "01" SEEN("22", "80")), "cut off",
+			 "a vector that ends in a number is refused");
+	is_error(head_error(HEAD("01", "62", "11", "64") "8000"), "cut off",
+			 "a number that is not in its shortest form is refused");
+	is_error(head_error(HEAD("01", "62", "11", "64") "00" "00"), "beat",
 			 "a beat with a body is refused");
-	is_error(head_error(HEAD("01", "64", "11", "64", "00000001 00000000 0000000000000007") "0000"
-						"00"), "not as long", "a body that is too short is refused");
-	is_error(head_error(HEAD("01", "64", "11", "64", "00000002 00000000 0000000000000007") "0000"
-						"00000000000000"), "do not fit", "more changes than fit are refused");
+	is_error(head_error(HEAD("01", "63", "11", "64") "00" "01" "01" "07" "00"), "not as long",
+			 "a body here and in chunks is refused");
+	is_error(head_error(HEAD("01", "63", "11", "64") "00" "01" "00" "07"), "do not fit",
+			 "a body in no chunks is refused");
+	is_error(head_error(HEAD("01", "64", "11", "64") "00" "02" "00000000000000"), "do not fit",
+			 "more changes than fit are refused");
+	is_error(head_error(HEAD("01", "64", "11", "64") "00" "00" "00"), "do not fit",
+			 "a body without changes is refused");
 }
 
 static const char *
@@ -676,32 +685,39 @@ change_error(const char *hex)
 static void
 refused_changes(void)
 {
-	is_error(change_error("49 20 00000010" RELATION "01 0400000007 0000"), NULL, "an insert");
-	is_error(change_error("49 20 00000010" RELATION "01 0400000007 00"), "half-read",
+	is_error(change_error("49 20 0c" RELATION "01 0107 00"), NULL, "an insert");
+	is_error(change_error("49 20 0c" RELATION "01 0107"), "half-read",
 			 "a change that is cut off is waited for");
-	is_error(change_error("49 20 00000011" RELATION "01 0400000007 0000 00"), "length",
+	is_error(change_error("49 20 8c"), "half-read", "a length that is cut off is waited for");
+	is_error(change_error("49 20 8c00" RELATION "01 0107 00"), "valid length",
+			 "a length that is not in its shortest form is refused");
+	is_error(change_error("49 20 ffffffff1f" RELATION "01 0107 00"), "valid length",
+			 "a length of more than 32 bits is refused");
+	is_error(change_error("49 20 0d" RELATION "01 0107 00 00"), "length",
 			 "a change with bytes too many is refused");
-	is_error(change_error("49 20 0000000f" RELATION "01 0400000007 0000"), "length",
+	is_error(change_error("49 20 0b" RELATION "01 0107 00"), "length",
 			 "a change with bytes too few is refused");
-	is_error(change_error("49 21 00000008" "01 0400000007 0000"), "names no relation",
+	is_error(change_error("49 21 04" "01 0107 00"), "names no relation",
 			 "a first change without relation is refused");
-	is_error(change_error("49 00 0000000e" RELATION "01 0400000007"), "flags",
+	is_error(change_error("49 00 0b" RELATION "01 0107"), "flags",
 			 "an insert without a row is refused");
-	is_error(change_error("44 30 00000012" RELATION "01 0400000007 0000 0000"), "flags",
+	is_error(change_error("44 30 0d" RELATION "01 0107 00 00"), "flags",
 			 "a delete with a new row is refused");
-	is_error(change_error("53 40 0000000d" RELATION "01 0400000007"), "flags",
+	is_error(change_error("53 40 0b" RELATION "01 0107"), "flags",
 			 "a superseded change with an own old row that is not there is refused");
-	is_error(change_error("54 00 0000000e" RELATION "01 0400000007"), "key",
+	is_error(change_error("54 00 0b" RELATION "01 0107"), "key",
 			 "a truncate with a key is refused");
-	is_error(change_error("49 20 0000000b" RELATION "00 0000"), "key",
+	is_error(change_error("49 20 0a" RELATION "00 00"), "key",
 			 "an insert without a key is refused");
-	is_error(change_error("49 20 00000012" RELATION "01 fc000400000007 0000"), "length",
+	is_error(change_error("49 20 0e" RELATION "01 fc000107 00"), "length",
 			 "a size that is not in its shortest form is refused");
-	is_error(change_error("49 20 0000000c" RELATION "01 fe 0000"), "length",
+	is_error(change_error("49 20 0b" RELATION "01 fe 00"), "length",
 			 "an unknown size mark is refused");
-	is_error(change_error("49 20 00000010" RELATION "01 0400000007 ffff"), "length",
+	is_error(change_error("49 20 0e" RELATION "01 0107 ffff03"), "length",
 			 "more values than there are bytes are refused");
-	is_error(change_error("49 a0 00000010" RELATION "01 0400000007 0000"), "flags",
+	is_error(change_error("49 20 0f" RELATION "01 0107 80808004"), "length",
+			 "more values than a row has are refused");
+	is_error(change_error("49 a0 0c" RELATION "01 0107 00"), "flags",
 			 "an unknown flag is refused");
 }
 

@@ -53,7 +53,7 @@ for my $case (
 
 # Links off, so that this session is the only one of node a.
 on($a, q{SELECT cozesync.pause()});
-my $frame = q{'\x45'::bytea || int8send(%s) || int4send(length(payload)) || %s};
+my $frame = q{'\x45'::bytea || int8send(%s) || int4send(16 + length(payload)) || int8send(origin) || int8send(hlc) || %s};
 my $last = q{FROM cozesync.log_1 l JOIN cozesync.member m USING (origin) WHERE m.node_name = 'a' ORDER BY hlc DESC LIMIT 1};
 my $vector = on($b, 'SELECT cozesync.vector()');
 for my $case (
