@@ -11,6 +11,7 @@ from round to round; what counts is the ratio, taken round by round.
   large     values of 1 MB, changed and left alone
   catchup   a backlog, of small transactions and of large ones, applied by a follower
   latency   from commit to visible on the follower, at 100 and 1,000 transactions a second
+  policies  a table under last_update_wins while another table has policies
   bothways  pgbench on two nodes at once, on keys of their own and on the same
   scale     2 to 8 nodes, 1 to 1,000 tables, a backlog of ten million rows; memory
 """
@@ -48,6 +49,7 @@ WORKLOADS = {
     "large": (workload_capture.large, "Values of 1 MB", "s"),
     "catchup": (workload_stream.catchup, "Catching up on a backlog", "s"),
     "latency": (workload_stream.latency, "From commit to visible over there", "ms"),
+    "policies": (workload_stream.policies, "While another table has policies", "s"),
     "bothways": (workload_group.bothways, "pgbench on two nodes at once", "tps of both"),
     "scale": (workload_group.scale, "Larger groups", "tps"),
 }
@@ -183,7 +185,7 @@ def run_workload(name, args, names, results):
 
 
 def report(args, facts, results):
-    titles = {name: system.title for name, system in SYSTEMS.items()}
+    titles = {system.name: system.title for system in (*SYSTEMS.values(), systems.Policed)}
     lines = [f"# Measurements of {facts['date']}", ""]
     lines += [f"- {key}: {value}" for key, value in facts.items() if key != "date" and value]
     lines += ["", "Medians of the rounds, with the least and the greatest.", ""]

@@ -168,3 +168,23 @@ class Cozesync(System):
     def resume(self):
         for server in (self.source, self.target):
             server.execute("SELECT cozesync.resume()")
+
+
+class Policed(Cozesync):
+    """Another table beside those that are measured is under policies that fold."""
+
+    name = "policies"
+    title = "cozesync, another table under policies"
+
+    def server(self, name):
+        server = super().server(name)
+        server.sql("CREATE TABLE ledger (id int PRIMARY KEY, amount int, words text[], note text);")
+        return server
+
+    def capture(self, server, db, tables):
+        super().capture(server, db, tables + ["ledger"])
+        server.sql("SELECT cozesync.set_conflict_policy('ledger', 'merge');"
+                   "SELECT cozesync.set_column_policy('ledger', 'amount', 'delta');"
+                   "SELECT cozesync.set_column_policy('ledger', 'words', 'set_merge');", db)
+        server.sql("INSERT INTO ledger SELECT g, g, '{a}', 'note' FROM generate_series(1, 1000) g;\n"
+                   "UPDATE ledger SET amount = amount + 1, words = words || '{b}';", db)

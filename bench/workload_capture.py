@@ -75,12 +75,12 @@ def copy_file(args, server):
     return path
 
 
-def bulk(args, systems, results):
+def bulk(args, systems, results, workload="bulk", prefix=""):
     def prepare(system, server):
         server.sql(BULK_TABLE)
         system.capture(server, "postgres", ["t"])
 
-    ready = each(systems, "bulk", prepare)
+    ready = each(systems, workload, prepare)
     path = copy_file(args, ready[0][1])
     statements = [
         ("insert", f"INSERT INTO t {BULK_ROWS.format(rows=args.rows)};"),
@@ -98,9 +98,9 @@ def bulk(args, systems, results):
                 took = server.timed(statement)
                 if name is None or number < 0:
                     continue
-                case = f"{name} of {args.rows} rows"
-                results.add("bulk", case, "s", system.name, took)
-                results.add("bulk", case, "s of CPU", system.name, server.cpu() - before)
+                case = f"{prefix}{name} of {args.rows} rows"
+                results.add(workload, case, "s", system.name, took)
+                results.add(workload, case, "s of CPU", system.name, server.cpu() - before)
     finish(ready)
 
 

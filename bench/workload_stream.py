@@ -7,8 +7,8 @@ import time
 
 from sampler import Sampler
 from server import Failed, tps_of
-from systems import MARK, MARK_TABLE
-from workload_capture import BULK_ROWS, BULK_TABLE, turns
+from systems import MARK, MARK_TABLE, Cozesync, Policed
+from workload_capture import BULK_ROWS, BULK_TABLE, bulk, turns
 
 SMALL_ROWS = 100000
 SMALL_TABLE = "CREATE TABLE t (id int PRIMARY KEY, n int, word text);"
@@ -41,16 +41,16 @@ def script(args, name, text):
     return path
 
 
-def catch_up(system, results, case, sampler):
+def catch_up(system, results, case, sampler, workload="catchup"):
     """Let the stream go; what it takes until the target has it all."""
     began = time.monotonic()
     system.resume()
     system.wait()
-    results.add("catchup", case, "s", system.name, time.monotonic() - began)
+    results.add(workload, case, "s", system.name, time.monotonic() - began)
     check_equal(system.source, system.target)
     largest = max(sampler.most.values(), default=0)
     if largest:
-        results.add("catchup", case, "MB of the largest process", system.name, largest / 1e6)
+        results.add(workload, case, "MB of the largest process", system.name, largest / 1e6)
 
 
 def vacuum(system):
@@ -58,7 +58,7 @@ def vacuum(system):
         server.sql("VACUUM t;\nCHECKPOINT;")
 
 
-def small(args, systems, results):
+def small(args, systems, results, workload="catchup", prefix=""):
     rows = f"INSERT INTO t SELECT g, 0, 'row number ' || g FROM generate_series(1, {SMALL_ROWS}) g;"
     path = script(args, "small.sql", SMALL_SCRIPT)
     for system in systems:
@@ -71,11 +71,12 @@ def small(args, systems, results):
             system.mark()
             vacuum(system)
             with Sampler([system.source, system.target]) as sampler:
-                catch_up(system, results, f"small: {args.backlog} transactions of one row", sampler)
+                catch_up(system, results, f"{prefix}small: {args.backlog} transactions of one row", sampler,
+                         workload)
     finish(systems)
 
 
-def large(args, systems, results):
+def large(args, systems, results, workload="catchup", prefix=""):
     statements = [("insert", f"INSERT INTO t {BULK_ROWS.format(rows=args.rows)};"),
                   ("update", "UPDATE t SET n = n + 1;"),
                   ("delete", "DELETE FROM t;")]
@@ -89,7 +90,8 @@ def large(args, systems, results):
                 system.mark()
                 vacuum(system)
                 with Sampler([system.source, system.target]) as sampler:
-                    catch_up(system, results, f"{name} of {args.rows} rows in one transaction", sampler)
+                    catch_up(system, results, f"{prefix}{name} of {args.rows} rows in one transaction", sampler,
+                             workload)
     finish(systems)
 
 
@@ -103,6 +105,16 @@ def finish(systems):
 def catchup(args, systems, results):
     small(args, systems, results)
     large(args, systems, results)
+
+
+def policies(args, systems, results):
+    """A table under last_update_wins: what it costs that another one has policies."""
+    if not any(system.name == Cozesync.name for system in systems):
+        return
+    both = [Cozesync(args), Policed(args)]
+    bulk(args, both, results, "policies", "capture: ")
+    small(args, both, results, "policies", "apply: ")
+    large(args, both, results, "policies", "apply: ")
 
 
 # --- latency --------------------------------------------------------------------------
