@@ -312,6 +312,24 @@ size_there(Source *source, const char *name)
 								 " FROM pg_catalog.pg_partition_tree($1) AS t", 1, params);
 }
 
+/*
+ * TRUNCATE, and DDL that writes a table anew, show at once in every snapshot: what was read of
+ * the table is not what it was in ours if it has got another file since.  False then.
+ * COPY has locked it, so after it that is settled.
+ */
+static bool
+is_as_in_snapshot(Source *source, const char *name)
+{
+	const char *params[1] = {name};
+
+	return !COZE_RULE("truncated-since") ||
+		coze_peer_query_value(source->peer,
+							  "SELECT pg_catalog.bool_and(c.relfilenode = pg_catalog.pg_relation_filenode(c.oid))"
+							  " FROM pg_catalog.pg_class AS c WHERE c.relkind = 'r' AND (c.oid = $1::regclass"
+							  " OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree($1) AS t))",
+							  1, params)[0] == 't';
+}
+
 static void
 note_copied(Source *source, const char *schema, const char *table, uint64 rows)
 {
@@ -323,7 +341,8 @@ note_copied(Source *source, const char *schema, const char *table, uint64 rows)
 		6, params);
 }
 
-static void
+/* False: the table was truncated meanwhile, and there must be another snapshot. */
+static bool
 copy_whole_table(Source *source, const char *schema, const char *table, Oid relid)
 {
 	char	   *name = qualified(schema, table);
@@ -338,9 +357,12 @@ copy_whole_table(Source *source, const char *schema, const char *table, Oid reli
 	coze_step_run(psprintf("DELETE FROM %s", name), 0, NULL);	/* of an earlier attempt */
 	rows = copy_rows(source, relid, NULL);
 	COZE_DEBUG_POINT("join-table-copied");
+	if (!is_as_in_snapshot(source, name))
+		return false;
 	note_copied(source, schema, table, rows);
 	ereport(NOTICE,
 			(errmsg("copied table %s: " UINT64_FORMAT " rows", name, rows)));
+	return true;
 }
 
 /* The key columns of a table here: quoted names, and the text array's elements cast to their types. */
@@ -375,9 +397,9 @@ changed_keys(Source *source, const char *name, const char *origins, const char *
 
 /*
  * Bring a table that is here as of an earlier snapshot up to this one, rows of stale keys
- * included.
+ * included.  False: as copy_whole_table().
  */
-static void
+static bool
 bring_up_to_date(Source *source, const char *schema, const char *table, Oid relid,
 				 const char *origins, const char *hlcs, const char *stale)
 {
@@ -389,24 +411,25 @@ bring_up_to_date(Source *source, const char *schema, const char *table, Oid reli
 	char	   *where;
 
 	if (keys == NULL)
-	{
-		copy_whole_table(source, schema, table, relid);
-		return;
-	}
+		return copy_whole_table(source, schema, table, relid);
 	key_columns(relid, &names, &casts);
 	where = psprintf("(%s) IN (SELECT %s FROM (SELECT pg_catalog.unnest(%s::text[] || %s::text[])::text[] AS key) AS k)",
 					 names, casts, quote_literal_cstr(keys),
 					 quote_literal_cstr(COZE_RULE("stale-keys") ? stale : "{}"));
 	coze_step_run(psprintf("DELETE FROM %s AS t WHERE %s", name, where), 0, NULL);
 	rows = copy_rows(source, relid, where);
+	if (!is_as_in_snapshot(source, name))
+		return false;
 	coze_step_run("UPDATE cozesync.join_table AS t SET held = pg_catalog.jsonb_build_array($3, $4), stale = '{}'"
 		" WHERE t.schema_name = $1 AND t.table_name = $2", 4,
 		(const char *const[]) {schema, table, source->origins, source->hlcs});
 	ereport(NOTICE,
 			(errmsg("brought table %s up to date: " UINT64_FORMAT " rows", name, rows)));
+	return true;
 }
 
-static void
+/* False: not all can be read in this snapshot. */
+static bool
 copy_tables(CozeJoin *join, Source *source)
 {
 	CozePeerRows *tables;
@@ -428,19 +451,26 @@ copy_tables(CozeJoin *join, Source *source)
 		const char *hlcs = coze_peer_value(tables, i, 3);
 		const char *stale = coze_peer_value(tables, i, 4);
 		Oid			relid;
+		bool		whole = true;
 
 		coze_step_begin();
 		begin_reading(source);
 		relid = get_relname_relid(table, get_namespace_oid(schema, false));
 		if (origins == NULL)
-			copy_whole_table(source, schema, table, relid);
+			whole = copy_whole_table(source, schema, table, relid);
 		else if (strcmp(origins, source->origins) != 0 || strcmp(hlcs, source->hlcs) != 0 ||
 				 strcmp(stale, "{}") != 0)
-			bring_up_to_date(source, schema, table, relid, origins, hlcs, stale);
+			whole = bring_up_to_date(source, schema, table, relid, origins, hlcs, stale);
 		end_reading(source);
+		if (!whole)
+		{
+			coze_step_abandon();
+			return false;
+		}
 		coze_step_end();
 		COZE_DEBUG_POINT("join-table-done");
 	}
+	return true;
 }
 
 /* --- facts and log ------------------------------------------------------------------------------- */
@@ -564,8 +594,7 @@ coze_join_copy(CozeJoin *join)
 	{
 		Source	   *source = open_source(join);
 
-		copy_tables(join, source);
-		done = take_over(join, source);
+		done = copy_tables(join, source) && take_over(join, source);
 		close_source(join, source);
 	} while (!done);
 }
