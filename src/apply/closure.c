@@ -297,13 +297,21 @@ coze_closure_begin(CozeClosure *closure, CozeTable *table, CozeTarget *target, b
 	coze_ops_trim_cache();
 }
 
-/* Every key with an operation in the suffix, for a TRUNCATE. */
+/* Every key with an operation in the suffix, or a base record, for a TRUNCATE. */
 void
 coze_closure_add_all(CozeClosure *closure)
 {
 	int			n;
 	CozeVersion *versions = coze_index_entries_on(closure->table->relid, &n);
+	ListCell   *lc;
 
+	if (COZE_RULE("truncate-records"))
+	{
+		foreach(lc, closure->records)
+		{
+			coze_closure_add_key(closure, ((CozeBaseRecord *) lfirst(lc))->key);
+		}
+	}
 	for (int i = 0; i < n; i++)
 	{
 		if (!coze_version_equal(versions[i], closure->mine))

@@ -69,13 +69,31 @@ look_at_value(void *arg, CozeTable *table, int index, const CozeUniqueValue *val
 	look_for_unseen(arg, table->relid, COZE_SLOT_UNIQUE(index), value->hash);
 }
 
+/*
+ * Where columns are merged and rows vie for a value, a row's state may follow from what
+ * its author had not seen of another row.  So what is above the cut of the key is folded
+ * even if he had seen it all: his image shows what the state was to him.
+ */
+static void
+look_for_others(ConcernArg *arg, const CozeTable *table, uint32 hash)
+{
+	if (!table->folds || table->nuniques == 0 || !COZE_RULE("image-is-his"))
+		return;
+	for (CozeIndexOp *op = coze_index_first(table->relid, COZE_SLOT_KEY, hash); op != NULL && !arg->unseen;
+		 op = coze_index_next(op))
+		arg->unseen = !coze_version_equal(coze_index_version(op), arg->head->version);
+}
+
 static void
 look_at_key(ConcernArg *arg, const CozeMap *map, const CozeImage *image)
 {
 	Datum		key[INDEX_MAX_KEYS];
+	uint32		hash;
 
 	coze_map_key(map, image, key);
-	look_for_unseen(arg, map->table->relid, COZE_SLOT_KEY, coze_key_hash(map->table, key));
+	hash = coze_key_hash(map->table, key);
+	look_for_unseen(arg, map->table->relid, COZE_SLOT_KEY, hash);
+	look_for_others(arg, map->table, hash);
 }
 
 bool

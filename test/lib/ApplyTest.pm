@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(
-    apply_server sql everywhere held carry carry_all carry_no_wait wait_applied rows same
+    apply_server sql everywhere held carry carry_all carry_no_wait carry_upto wait_applied rows same
     conflicts rule_off rule_on stop_at go_at stopped_at in_background
 );
 
@@ -83,13 +83,14 @@ sub held
         $heads UNION ALL SELECT origin, hlc FROM cozesync.base) x WHERE origin = $number{$origin}");
 }
 
-# Queue what node $to lacks of the entries of $origin (default: its own) that $from has.
+# Queue what node $to lacks of the entries of $origin (default: its own) that $from has, all
+# of them or up to one.
 sub carry_no_wait
 {
-    my ($from, $to, $origin) = @_;
+    my ($from, $to, $origin, $upto) = @_;
     $origin //= $from;
     my $after = held($to, $origin);
-    my $upto = held($from, $origin);
+    $upto //= held($from, $origin);
     return $upto if $upto <= $after;
     my $batch = sql($from, "SELECT encode(debug_batch($number{$origin}, $after, $upto), 'hex')");
     my $said = sql($to, "SELECT debug_put($number{$from}, true, decode('$batch', 'hex'))");
@@ -114,6 +115,13 @@ sub carry
     my ($from, $to, $origin, $seconds) = @_;
     my $upto = carry_no_wait($from, $to, $origin);
     return wait_applied($to, $origin // $from, $upto, $seconds);
+}
+
+# Own entries up to one.
+sub carry_upto
+{
+    my ($from, $to, $upto) = @_;
+    return wait_applied($to, $from, carry_no_wait($from, $to, $from, $upto));
 }
 
 # Everything everywhere.
