@@ -360,6 +360,9 @@ ask_again(CozeSource *source)
 /*
  * With the log open: is all that the peer lacks still kept?  False: as far as we know
  * it is not, and the peer must be asked.  ERROR: it was, and lacks what was pruned then.
+ * What is read for it has no holes, then.  The peer would not take them either, since each
+ * entry names the one it follows, but could only begin anew, or complain about a node that
+ * is well.
  */
 static bool
 check_kept(const CozeSource *source)
@@ -369,7 +372,7 @@ check_kept(const CozeSource *source)
 		CozeOrigin	origin = source->upto.e[i].origin;
 		CozeHlc		after = coze_vector_get(&source->after, origin);
 
-		if (coze_base_of(origin) <= after || !COZE_RULE("read-is-whole"))
+		if (coze_base_of(origin) <= after)
 			continue;
 		if (after >= coze_vector_get(&source->asked, origin) && COZE_RULE("ask-first"))
 			return false;
