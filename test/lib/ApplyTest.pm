@@ -124,18 +124,21 @@ sub carry_upto
     return wait_applied($to, $from, carry_no_wait($from, $to, $from, $upto));
 }
 
-# Everything everywhere.
+# Everything everywhere.  What waits for its causes comes to an end when they are there, too.
 sub carry_all
 {
     my ($seconds) = @_;
-    my $ok = 1;
+    my (@late, $ok);
     for my $from (@nodes)
     {
         for my $to (grep { $_ ne $from } @nodes)
         {
-            $ok &&= carry($from, $to, undef, $seconds);
+            my $upto = carry_no_wait($from, $to);
+            push @late, [ $to, $from, $upto ] if !wait_applied($to, $from, $upto, $seconds // 2);
         }
     }
+    $ok = 1;
+    $ok &&= wait_applied(@$_, $seconds) for @late;
     return $ok;
 }
 
