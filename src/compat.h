@@ -37,6 +37,9 @@
 #error "cozesync needs PostgreSQL 15 or later"
 #endif
 
+/* What a node tells others of its server. */
+#define COZE_SERVER_VERSION PG_VERSION_NUM
+
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif

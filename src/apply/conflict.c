@@ -10,8 +10,9 @@
  * A record that exists already is left as it is, unless another kind of conflict
  * has become of it.  That somebody settled it changes neither: what there is a record
  * of follows the set of entries, and who settled it the settlements, which every node
- * has, so that a node where the settlement came before the conflict ends up with the same.  Of tables that do not fold a loser has one record, whoever
- * won: which of several winners a node meets first depends on the order of arrival.
+ * has, so that a node where the settlement came before the conflict ends up with the
+ * same.  Of tables that do not fold a loser has one record, whoever won: which of
+ * several winners a node meets first depends on the order of arrival.
  *
  * Listeners are told in a transaction of its own, after the conflict is visible,
  * so that a full notification queue stops nothing.

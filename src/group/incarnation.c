@@ -21,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/uuid.h"
 
+#include "compat.h"
 #include "group/peer.h"
 #include "log/state.h"
 
@@ -45,7 +46,7 @@ be_admitted(CozePeerConnection *peer, int64 former, int64 origin)
 	params[2] = number(origin);
 	params[3] = number((int64) GetSystemIdentifier());
 	params[4] = number(MyDatabaseId);
-	params[5] = number(PG_VERSION_NUM);
+	params[5] = number(COZE_SERVER_VERSION);
 	coze_peer_query(peer, "SELECT cozesync.admit_incarnation($1::uuid, $2::bigint, $3::bigint, $4::bigint,"
 					" $5::bigint, $6::integer)", 6, params);
 	return coze_peer_query(peer, "SELECT v.origin, v.hlc FROM cozesync.last_version() AS v", 0, NULL);

@@ -40,6 +40,7 @@
 
 #include "apply/apply.h"
 #include "base/wire.h"
+#include "compat.h"
 #include "debug.h"
 #include "group/group.h"
 #include "group/join.h"
@@ -320,7 +321,7 @@ ask_for_admission(CozeJoin *join)
 
 	own_identity(join, params);
 	params[4] = join->dsn;
-	params[5] = number(PG_VERSION_NUM);
+	params[5] = number(COZE_SERVER_VERSION);
 	params[6] = join->direct_links ? "t" : "f";
 	PG_TRY();
 	{

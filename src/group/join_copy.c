@@ -9,6 +9,10 @@
  * goes on from there: nothing of the tail is applied that the rows show already, and
  * what is concurrent with the tail is decided as it was at the donor.
  *
+ * TRUNCATE, and DDL that writes a table anew, keep no snapshot: the table is empty, or
+ * other, in ours at once, though the log that we copy does not say why.  So a table of which
+ * that is true is not taken, and all begins again with another snapshot.
+ *
  * Rows are copied in a transaction a table, which also notes the vector that they
  * belong to.  After an interruption the snapshot is a new one.  Tables that were
  * finished under an earlier one are brought up to it: the rows of keys that the log
@@ -313,9 +317,8 @@ size_there(Source *source, const char *name)
 }
 
 /*
- * TRUNCATE, and DDL that writes a table anew, show at once in every snapshot: what was read of
- * the table is not what it was in ours if it has got another file since.  False then.
- * COPY has locked it, so after it that is settled.
+ * False: the table, or a partition of it, has got another file since our snapshot, so what was
+ * read of it is not what it was then.  COPY has locked it: nothing more can happen to it.
  */
 static bool
 is_as_in_snapshot(Source *source, const char *name)
@@ -324,9 +327,10 @@ is_as_in_snapshot(Source *source, const char *name)
 
 	return !COZE_RULE("truncated-since") ||
 		coze_peer_query_value(source->peer,
-							  "SELECT pg_catalog.bool_and(c.relfilenode = pg_catalog.pg_relation_filenode(c.oid))"
-							  " FROM pg_catalog.pg_class AS c WHERE c.relkind = 'r' AND (c.oid = $1::regclass"
-							  " OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree($1) AS t))",
+							  "SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = $1::regclass)"
+							  " AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relkind = 'r'"
+							  " AND (c.oid = $1::regclass OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree($1) AS t))"
+							  " AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid))",
 							  1, params)[0] == 't';
 }
 

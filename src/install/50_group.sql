@@ -249,9 +249,9 @@ END
 $$;
 COMMENT ON FUNCTION cozesync.detach_all() IS 'takes capture off all tables';
 
--- Nothing is left of the group that this database was in; for a new incarnation, which is in
--- the same group, but what its tables are and what it had not sent.
-CREATE FUNCTION cozesync.forget_group(for_incarnation boolean DEFAULT false) RETURNS void
+-- This database is no node any more.  What DDL it has executed, and what it has not sent, stays:
+-- that is of its tables.
+CREATE FUNCTION cozesync.forget_node() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -270,10 +270,6 @@ BEGIN
     DELETE FROM cozesync.rule;
     DELETE FROM cozesync.settlement;
     DELETE FROM cozesync.spread_sequence;
-    IF NOT for_incarnation THEN
-        DELETE FROM cozesync.ddl;
-        DELETE FROM cozesync.unsent;
-    END IF;
     DELETE FROM cozesync.skipped_entry;
     DELETE FROM cozesync.skip_todo;
     DELETE FROM cozesync.dropped_column;
@@ -287,7 +283,20 @@ BEGIN
     PERFORM cozesync.node_changed();
 END
 $$;
-COMMENT ON FUNCTION cozesync.forget_group(boolean) IS 'forgets the group that this database was in; tables of users stay';
+COMMENT ON FUNCTION cozesync.forget_node() IS 'forgets which node of its group this database was';
+
+-- Nothing is left of the group that this database was in.
+CREATE FUNCTION cozesync.forget_group() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM cozesync.forget_node();
+    DELETE FROM cozesync.ddl;
+    DELETE FROM cozesync.unsent;
+END
+$$;
+COMMENT ON FUNCTION cozesync.forget_group() IS 'forgets the group that this database was in; tables of users stay';
 
 -- This database becomes a node.  The facts are captured from here on.
 CREATE FUNCTION cozesync.become_node(origin bigint, group_id uuid, group_name text, state text)
@@ -479,7 +488,7 @@ REVOKE ALL ON FUNCTION cozesync.check_preloaded(), cozesync.hide_statement(text)
     cozesync.group_changed(), cozesync.check_own_dsn(text), cozesync.tell_node(text, text, text, text),
     cozesync.is_member(), cozesync.check_may_change_group(), cozesync.check_no_group(),
     cozesync.check_given(text, text), cozesync.fact_tables(), cozesync.find_relation(text, text),
-    cozesync.on_fact(), cozesync.before_member(), cozesync.note_drop(bigint), cozesync.on_dropped_member(), cozesync.detach_all(), cozesync.forget_group(boolean),
+    cozesync.on_fact(), cozesync.before_member(), cozesync.note_drop(bigint), cozesync.on_dropped_member(), cozesync.detach_all(), cozesync.forget_node(), cozesync.forget_group(),
     cozesync.become_node(bigint, uuid, text, text), cozesync.create_group(text, text, text),
     cozesync.drop_node(text), cozesync.let_go(text), cozesync.say_goodbye(), cozesync.leave_group(), cozesync.about()
     FROM PUBLIC;

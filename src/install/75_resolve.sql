@@ -10,7 +10,7 @@ BEGIN
     UPDATE cozesync.conflict AS c
     SET outcome = 'resolved', result_row = NEW.result_row, resolved_at = NEW.settled_at, resolved_by = NEW.settled_by
     WHERE c.schema_name = NEW.schema_name AND c.table_name = NEW.table_name AND c.key = NEW.key
-      AND c.loser_origin = NEW.loser_origin AND c.loser_hlc = NEW.loser_hlc
+      AND md5(c.key::text) = md5(NEW.key::text) AND c.loser_origin = NEW.loser_origin AND c.loser_hlc = NEW.loser_hlc
       AND NOT EXISTS (
           SELECT FROM cozesync.settlement AS s
           WHERE s.loser_origin = NEW.loser_origin AND s.loser_hlc = NEW.loser_hlc AND s.schema_name = NEW.schema_name

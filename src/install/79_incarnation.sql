@@ -138,7 +138,7 @@ BEGIN
             HINT = 'A new incarnation goes on from what another member holds. If there is no other, call cozesync.drop_node() for each of them.';
     END IF;
 
-    PERFORM cozesync.forget_group(true);
+    PERFORM cozesync.forget_node();
     DELETE FROM cozesync.ddl AS d WHERE d.ddl_id::text = ANY (unsent_ddl);
     IF FOUND THEN
         RAISE WARNING USING MESSAGE = 'DDL that was executed here has not reached the group and is not known there',

@@ -93,7 +93,7 @@ coze_hello_make(CozeBuf *buf)
 		.origin = coze_own_origin(),
 		.system_identifier = GetSystemIdentifier(),
 		.database_oid = MyDatabaseId,
-		.server_version = PG_VERSION_NUM,
+		.server_version = COZE_SERVER_VERSION,
 		.instance = coze_instance(),
 	};
 

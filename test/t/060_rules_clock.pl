@@ -98,7 +98,7 @@ scenario('clock steps back over a restart', 'clock-restore', sub {
 # just then, so without the rule it is tried until it goes wrong.
 scenario('asynchronous commit lost', 'flush-before-send', sub {
     my ($off) = @_;
-    for my $try (1 .. $off ? 10 : 1)
+    for my $try (1 .. ($off ? 10 : 1))
     {
         settle();
         sql($a, 'CHECKPOINT');
@@ -114,7 +114,7 @@ scenario('asynchronous commit lost', 'flush-before-send', sub {
 # And the same of what a node told others that it holds.
 scenario('asynchronous word on what is held, lost', 'flush-before-send', sub {
     my ($off) = @_;
-    for my $try (1 .. $off ? 10 : 1)
+    for my $try (1 .. ($off ? 10 : 1))
     {
         settle();
         sql($b, 'CHECKPOINT');

@@ -12,7 +12,8 @@ my ($a) = new_group(nodes => ['a'], schema => q{
     CREATE TABLE first (id int PRIMARY KEY);
     CREATE TABLE second (id int PRIMARY KEY, v text);
     CREATE TABLE third (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
-    CREATE TABLE third_1 PARTITION OF third FOR VALUES IN (1)});
+    CREATE TABLE third_1 PARTITION OF third FOR VALUES IN (1);
+    CREATE TABLE without_partitions (id int PRIMARY KEY) PARTITION BY LIST (id)});
 
 my @nodes = ($a);
 for my $off (0, 1)
