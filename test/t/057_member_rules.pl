@@ -154,8 +154,15 @@ sub dropped_while_applying
 
 is(dropped_while_applying(1), $right, 'dropped while applying: holds');
 begin_again('drop-lock');
-isnt(dropped_while_applying(0), $right, 'dropped while applying: breaks without the rule drop-lock');
-begin_again('drop-lock');
+# what b stands with may be a beat of a, and c's write comes too late then
+my $got = $right;
+for (1 .. 10)
+{
+    $got = dropped_while_applying(0);
+    begin_again('drop-lock');
+    last if $got ne $right;
+}
+isnt($got, $right, 'dropped while applying: breaks without the rule drop-lock');
 
 # --- a joiner that not everybody counts -------------------------------------------------------------
 
