@@ -9,9 +9,11 @@
  * goes to a file, too, so that it takes no room from the others; and what waits for
  * long in memory is copied out of its batches.
  *
- * Invariant: a queue holds a run of its origin's entries without holes, which
+ * Invariants: a queue holds a run of its origin's entries without holes, which
  * begins behind what is applied.  What another peer had delivered already is
- * dropped here.
+ * dropped here.  Entries that lie in batches are the last of their queue, so that
+ * coze_intake_detach() finds all of them: what waits holds no batch for ever, and a peer
+ * whose batches are held has no room to send what is waited for.
  *
  *-------------------------------------------------------------------------
  */
@@ -185,9 +187,33 @@ coze_intake_queue(int i)
 	return i < list_length(queues) ? list_nth(queues, i) : NULL;
 }
 
+/* Copy out of their batches what lies in some: the last entries. */
+static void
+detach_queue(CozeOriginQueue *queue)
+{
+	dlist_node *node = queue->n > 0 ? dlist_tail_node(&queue->entries) : NULL;
+
+	while (node != NULL)
+	{
+		CozeQueuedEntry *entry = dlist_container(CozeQueuedEntry, node, node);
+		CozeQueuedEntry *copy;
+
+		if (entry->batch == NULL)
+			return;
+		copy = copy_of(entry, entry->head.nchunks);
+		dlist_insert_before(&entry->node, &copy->node);
+		dlist_delete(&entry->node);
+		free_entry(entry);
+		node = dlist_has_prev(&queue->entries, &copy->node) ?
+			dlist_prev_node(&queue->entries, &copy->node) : NULL;
+	}
+}
+
 static void
 push(CozeOriginQueue *queue, CozeQueuedEntry *entry)
 {
+	if (entry->batch == NULL && COZE_RULE("batches-last"))
+		detach_queue(queue);
 	dlist_push_tail(&queue->entries, &entry->node);
 	queue->n++;
 	queue->memory += entry->memory;
@@ -334,28 +360,6 @@ coze_intake_done(CozeOriginQueue *queue)
 	queue->n--;
 	queue->memory -= entry->memory;
 	free_entry(entry);
-}
-
-/* What came last is at the end, so that only what is new is looked at. */
-static void
-detach_queue(CozeOriginQueue *queue)
-{
-	dlist_node *node = queue->n > 0 ? dlist_tail_node(&queue->entries) : NULL;
-
-	while (node != NULL)
-	{
-		CozeQueuedEntry *entry = dlist_container(CozeQueuedEntry, node, node);
-		CozeQueuedEntry *copy;
-
-		if (entry->batch == NULL)
-			return;
-		copy = copy_of(entry, entry->head.nchunks);
-		dlist_insert_before(&entry->node, &copy->node);
-		dlist_delete(&entry->node);
-		free_entry(entry);
-		node = dlist_has_prev(&queue->entries, &copy->node) ?
-			dlist_prev_node(&queue->entries, &copy->node) : NULL;
-	}
 }
 
 void

@@ -268,7 +268,17 @@ sub begin_join
 sub end_join
 {
     my ($wait) = @_;
-    return if !$joining || waitpid($joining, $wait ? 0 : POSIX::WNOHANG()) == 0;
+    my $limit = time + ($wait ? 120 : 0);
+    return if !$joining;
+    while (waitpid($joining, POSIX::WNOHANG()) == 0)
+    {
+        return if !$wait;
+        usleep(100_000);
+        next if time < $limit;
+        dump_group('a node does not come in');
+        kill 'KILL', $joining;
+        $limit += 60;
+    }
     ok($? == 0, 'a node joined') if $wait || $?;
     if ($? == 0)
     {
@@ -457,12 +467,13 @@ sub dump_group
     return if -e $path;
     open my $out, '>', $path or return;
     print $out "$why\n";
-    for my $node (@nodes)
+    for my $node (@nodes, $spare // ())
     {
         print $out '=== ', $node->name, "\n";
         for my $sql ('SELECT * FROM cozesync.links', 'SELECT * FROM cozesync.stats', 'SELECT cozesync.vector()',
             'SELECT * FROM cozesync.nodes', 'SELECT origin, node_name FROM cozesync.member', 'SELECT * FROM cozesync.link_mode',
-            "SELECT pid, application_name, state, wait_event_type, wait_event, left(query, 100) FROM pg_stat_activity",
+            "SELECT pid, backend_type, application_name, state, wait_event_type, wait_event, left(query, 100) FROM pg_stat_activity",
+            'SELECT * FROM pg_locks WHERE NOT granted', 'SELECT * FROM cozesync.drop_entry', 'SELECT * FROM cozesync.join_run',
             'SELECT * FROM cozesync.base', 'SELECT * FROM cozesync.local_node', 'SELECT * FROM cozesync.entries()',
             'SELECT * FROM cozesync.changes()', 'SELECT * FROM cozesync.conflict ORDER BY loser_hlc')
         {
