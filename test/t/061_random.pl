@@ -4,11 +4,11 @@
 # Each round all nodes run random transactions (inserts, updates, deletes, key
 # changes, swaps, savepoints, moves between partitions, now and then a TRUNCATE) on few
 # keys and few unique values, so that nearly everything conflicts; in some rounds
-# the links are paused meanwhile.  Then all tables are compared and, of tables with a
+# the links are paused meanwhile, in some the appliers are ended again and again.  Then all tables are compared and, of tables with a
 # second unique key or a policy, the conflict logs, which are functions of the set, too; of
 # the others the losers.
 #
-# SEED and ROUNDS in the environment replay a run or make it longer; NODES is 2 or 3.
+# SEED and ROUNDS in the environment replay a run or make it longer; NODES is 2 to 4.
 
 use strict;
 use warnings;
@@ -28,7 +28,7 @@ srand($seed);
 my @policies = qw(first_update_wins highest_version node_order merge resolver hold);
 my @policy_tables = map { "p_$_" } @policies;
 my @nodes = new_group(
-    nodes => [ (qw(a b c))[ 0 .. $nodes - 1 ] ],
+    nodes => [ (qw(a b c d))[ 0 .. $nodes - 1 ] ],
     schema => join('', $random_schema, map { qq{;
         CREATE TABLE $_ (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, s text[], j jsonb, h text, v text, u text)} } @policy_tables) . q{;
         CREATE UNIQUE INDEX ON p_merge (u);
@@ -117,13 +117,26 @@ sub same_everywhere
     return !grep { !is($_, $first, $name) } @others;
 }
 
+# Some of the appliers, one after the other; what they were doing is undone and done again.
+sub end_appliers
+{
+    for (1 .. 1 + int rand 5)
+    {
+        pick(@_)->safe_psql('postgres', q{SELECT pg_terminate_backend(pid), pg_sleep(random() * 0.2)
+            FROM pg_stat_activity WHERE backend_type LIKE 'cozesync applier%'});
+    }
+    return;
+}
+
 for my $round (1 .. $rounds)
 {
     my @apart = grep { rand() < 0.6 } @nodes;
     $_->safe_psql('postgres', 'SELECT cozesync.pause()') for @apart;
     my @running = map { work($_, 30 + int rand 60) } @nodes;
+    end_appliers(@nodes) if rand() < 0.5;
     $_->finish for @running;
     $_->safe_psql('postgres', 'SELECT cozesync.resume()') for @apart;
+    end_appliers(@nodes) if rand() < 0.5;
     ok(wait_quiet(@nodes), "round $round: in sync" . (@apart ? ' after a time apart' : '')) or last;
     same_rows(\@nodes, [ @random_tables, @policy_tables ], "round $round: the same rows") or last;
     same_everywhere(\&folded_conflicts, "round $round: the same conflicts over rows with unique values") or last;
