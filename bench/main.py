@@ -13,7 +13,8 @@ from round to round; what counts is the ratio, taken round by round.
   latency   from commit to visible on the follower, at 100 and 1,000 transactions a second
   policies  a table under last_update_wins while another table has policies
   bothways  pgbench on two nodes at once, on keys of their own and on the same
-  scale     2 to 8 nodes, 1 to 1,000 tables, a backlog of ten million rows; memory
+  scale     2 to 8 nodes, 1 to 1,000 tables; memory
+  away      a member is away while ten million rows are written; memory, the pace of writing
 """
 
 import argparse
@@ -52,6 +53,7 @@ WORKLOADS = {
     "policies": (workload_stream.policies, "While another table has policies", "s"),
     "bothways": (workload_group.bothways, "pgbench on two nodes at once", "tps of both"),
     "scale": (workload_group.scale, "Larger groups", "tps"),
+    "away": (workload_group.away, "A member that is away for long", "s"),
 }
 # Only of systems that carry changes to a second server.
 CARRIES = ("catchup", "latency")
@@ -77,7 +79,7 @@ def parse():
     parser.add_argument("--clients", type=numbers, help="of pgbench, as 1,2,8")
     parser.add_argument("--rows", type=int, help="of a bulk statement")
     parser.add_argument("--backlog", type=int, help="small transactions to catch up on")
-    parser.add_argument("--long-backlog", type=int, default=10000000, help="rows, for scale")
+    parser.add_argument("--long-backlog", type=int, default=10000000, help="rows, for away")
     parser.add_argument("--nodes", type=numbers, default=[2, 4, 8], help="sizes of groups, for scale")
     parser.add_argument("--tables", type=numbers, default=[1, 100, 1000], help="for scale")
     for name in ("base", "bindir", "output"):
