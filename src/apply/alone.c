@@ -220,42 +220,6 @@ point_below(HotKey *hot, CozeVersion version)
 
 /* --- operations --- */
 
-static int
-compare_versions(const void *a, const void *b)
-{
-	return coze_version_cmp(*(const CozeVersion *) a, *(const CozeVersion *) b);
-}
-
-/* Versions above from, rising and each once, of what is known of the key but the entry at hand. */
-static CozeVersion *
-versions_of(CozeTable *table, uint32 hash, CozeVersion mine, CozeVersion from, int *n)
-{
-	int			cap = 64;
-	int			unique = 0;
-	CozeVersion *versions = palloc(cap * sizeof(CozeVersion));
-
-	*n = 0;
-	for (CozeIndexOp *op = coze_index_first(table->relid, COZE_SLOT_KEY, hash); op != NULL;
-		 op = coze_index_next(op))
-	{
-		CozeVersion version = coze_index_version(op);
-
-		if (coze_version_equal(version, mine) || coze_version_cmp(version, from) <= 0)
-			continue;
-		if (*n == cap)
-			versions = repalloc_huge(versions, (cap *= 2) * sizeof(CozeVersion));
-		versions[(*n)++] = version;
-	}
-	qsort(versions, *n, sizeof(CozeVersion), compare_versions);
-	for (int i = 0; i < *n; i++)
-	{
-		if (i == 0 || !coze_version_equal(versions[i], versions[i - 1]))
-			versions[unique++] = versions[i];
-	}
-	*n = unique;
-	return versions;
-}
-
 /* One key that is being decided. */
 typedef struct Alone
 {
@@ -303,10 +267,12 @@ load_ops(Alone *a)
 	CozeVersion *versions;
 	int			n;
 	bool		mine_added = false;
+	CozeOpLoader loader;
 
 	if (point != NULL)
 		from = point->version;
-	versions = versions_of(a->table, a->hash, a->mine->version, from, &n);
+	versions = coze_index_versions(a->table->relid, COZE_SLOT_KEY, a->hash, from, a->mine->version, &n);
+	coze_ops_load_begin(&loader, a->table);
 	a->entries = palloc_extended((n + 1) * sizeof(CozeFoldEntry), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < n; i++)
 	{
@@ -318,9 +284,10 @@ load_ops(Alone *a)
 			add_op(a, a->mine);
 			mine_added = true;
 		}
-		if (coze_op_load(versions[i], a->table, a->key, op) && op->found)
+		if (coze_op_load(&loader, versions[i], a->key, op) && op->found)
 			add_op(a, op);
 	}
+	coze_ops_load_end(&loader);
 	if (!mine_added)
 	{
 		a->at = a->n;

@@ -18,7 +18,6 @@
 #include "utils/snapmgr.h"
 
 #include "apply/body.h"
-#include "log/log.h"
 
 /* --- what a change is understood by --- */
 
@@ -220,37 +219,30 @@ coze_read_placed(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
 	read_all(&read, head, chunks, snapshot);
 }
 
-/* Every change of an entry whose head was read before. */
+/* Every change of an entry whose head is at hand. */
 void
-coze_read_changes(const CozeEntryHead *head, int64 chunks, CozeChangeCallback callback, void *arg)
+coze_read_changes(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
+				  CozeChangeCallback callback, void *arg)
 {
 	ReadArg		read = {.callback = callback,.arg = arg};
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 	read_all(&read, head, chunks, snapshot);
-	UnregisterSnapshot(snapshot);
 }
 
-/* The reader at one entry by its version, or NULL: it is not in the log (any more). */
-static CozeLogReader *
-find_entry(CozeVersion version, Snapshot snapshot, CozeLogEntry *entry, CozeEntryHead *head)
+/* The head of one of several entries: its inline body is valid until the finder's next. */
+bool
+coze_find_head(CozeLogFinder *finder, CozeVersion version, CozeEntryHead *head, int64 *chunks)
 {
-	CozeVectorEntry from = {version.origin, version.hlc - 1};
-	CozeVectorEntry to = {version.origin, version.hlc};
-	CozeVector	after = {1, 0, &from};
-	CozeVector	upto = {1, 0, &to};
-	CozeLogReader *reader = coze_log_open(&after, &upto, snapshot);
+	CozeLogEntry entry;
 	const char *error;
 
-	if (!coze_log_next(reader, entry))
-	{
-		coze_log_close(reader);
-		return NULL;
-	}
-	error = coze_wire_get_head(entry->head, entry->size, head);
+	if (!coze_log_find(finder, version, &entry))
+		return false;
+	error = coze_wire_get_head(entry.head, entry.size, head);
 	if (error != NULL)
 		damaged(error);
-	return reader;
+	*chunks = entry.chunks;
+	return true;
 }
 
 /*
@@ -262,36 +254,16 @@ coze_read_entry(CozeVersion version, CozeEntryHead *head, uint32 max, CozeChange
 				void *arg)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	CozeLogEntry entry;
-	CozeLogReader *reader = find_entry(version, snapshot, &entry, head);
-	ReadArg		read = {.callback = callback,.arg = arg};
+	CozeLogFinder *finder = coze_log_find_begin(snapshot);
+	int64		chunks;
+	bool		found = coze_find_head(finder, version, head, &chunks);
 
-	if (reader != NULL)
-	{
-		if (head->nchanges <= max)
-			read_all(&read, head, entry.chunks, snapshot);
-		head->inline_body = NULL;
-		coze_log_close(reader);
-	}
+	if (found && head->nchanges <= max)
+		coze_read_changes(head, chunks, snapshot, callback, arg);
+	head->inline_body = NULL;
+	coze_log_find_end(finder);
 	UnregisterSnapshot(snapshot);
-	return reader != NULL;
-}
-
-bool
-coze_read_head(CozeVersion version, CozeEntryHead *head, int64 *chunks)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	CozeLogEntry entry;
-	CozeLogReader *reader = find_entry(version, snapshot, &entry, head);
-
-	if (reader != NULL)
-	{
-		*chunks = entry.chunks;
-		head->inline_body = memcpy(palloc(head->inline_size + 1), head->inline_body, head->inline_size);
-		coze_log_close(reader);
-	}
-	UnregisterSnapshot(snapshot);
-	return reader != NULL;
+	return found;
 }
 
 /* Feed what there is of a chunk from offset on; false: it is not there. */

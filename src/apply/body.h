@@ -13,6 +13,7 @@
 #include "utils/snapshot.h"
 
 #include "base/wire.h"
+#include "log/log.h"
 
 /*
  * Where a change begins: in which chunk (0: of an inline body), at which byte of its
@@ -54,13 +55,12 @@ typedef void (*CozeChangeCallback) (void *arg, const CozeChange *change);
 
 extern void coze_read_placed(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
 							 CozePlacedCallback callback, void *arg);
-extern void coze_read_changes(const CozeEntryHead *head, int64 chunks,
+extern void coze_read_changes(const CozeEntryHead *head, int64 chunks, Snapshot snapshot,
 							  CozeChangeCallback callback, void *arg);
+extern bool coze_find_head(CozeLogFinder *finder, CozeVersion version, CozeEntryHead *head,
+						   int64 *chunks);
 extern bool coze_read_entry(CozeVersion version, CozeEntryHead *head, uint32 max,
 							CozeChangeCallback callback, void *arg);
-
-/* Only the head, whose inline body is palloc'd; false: it is not in the log (any more). */
-extern bool coze_read_head(CozeVersion version, CozeEntryHead *head, int64 *chunks);
 
 /* One change of an entry that has chunks. */
 extern void coze_read_change_at(int64 chunks, const CozePlace *place,

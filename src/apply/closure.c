@@ -133,12 +133,13 @@ add_if_carrier(void *arg, const Datum *key, const CozeOp *op)
 }
 
 static void
-add_carriers(CozeClosure *closure, CozeVersion version, const FollowedValue *followed)
+add_carriers(CozeClosure *closure, CozeOpLoader *loader, CozeVersion version,
+			 const FollowedValue *followed)
 {
 	CarrierArg	arg = {closure, followed, false};
 	CozeEntryHead head;
 
-	if (coze_ops_each(version, closure->table, add_if_carrier, &arg))
+	if (coze_ops_each(loader, version, add_if_carrier, &arg))
 		return;
 	if (coze_read_entry(version, &head, UINT32_MAX, add_carrier, &arg))
 		coze_vector_free(&head.seen);
@@ -168,6 +169,7 @@ follow_value(CozeClosure *closure, int index, const CozeUniqueValue *value)
 	FollowedValue *followed;
 	CozeFound	found;
 	CozeIndexOp *op;
+	CozeOpLoader loader;
 
 	if (was_followed(closure, index, value))
 		return;
@@ -178,12 +180,14 @@ follow_value(CozeClosure *closure, int index, const CozeUniqueValue *value)
 	if (closure->note)
 		coze_index_wrote(table->relid, COZE_SLOT_UNIQUE(index), value->hash);
 
+	coze_ops_load_begin(&loader, table);
 	for (op = coze_index_first(table->relid, COZE_SLOT_UNIQUE(index), followed->value.hash);
 		 op != NULL; op = coze_index_next(op))
 	{
 		if (!coze_version_equal(coze_index_version(op), closure->mine))
-			add_carriers(closure, coze_index_version(op), followed);
+			add_carriers(closure, &loader, coze_index_version(op), followed);
 	}
+	coze_ops_load_end(&loader);
 	if (coze_row_find_unique(closure->target, index, &followed->value,
 							 closure->lock ? COZE_LOOK_TO_UPDATE : COZE_LOOK_ONLY, &found))
 	{
@@ -213,30 +217,20 @@ static void
 load_ops(CozeClosure *closure, CozeClosureKey *k)
 {
 	CozeTable  *table = closure->table;
-	List	   *versions = NIL;
-	ListCell   *lc;
+	int			n;
+	CozeVersion *versions = coze_index_versions(table->relid, COZE_SLOT_KEY, k->hash,
+												(CozeVersion) {0, 0}, closure->mine, &n);
+	CozeOpLoader loader;
 
-	for (CozeIndexOp *op = coze_index_first(table->relid, COZE_SLOT_KEY, k->hash); op != NULL;
-		 op = coze_index_next(op))
-	{
-		CozeVersion *version = palloc(sizeof(CozeVersion));
-		bool		known = false;
-
-		*version = coze_index_version(op);
-		foreach(lc, versions)
-		{
-			known |= coze_version_equal(*(CozeVersion *) lfirst(lc), *version);
-		}
-		if (!known && !coze_version_equal(*version, closure->mine))
-			versions = lappend(versions, version);
-	}
-	foreach(lc, versions)
+	coze_ops_load_begin(&loader, table);
+	for (int i = 0; i < n; i++)
 	{
 		CozeOp	   *op = palloc(sizeof(CozeOp));
 
-		if (coze_op_load(*(CozeVersion *) lfirst(lc), table, k->key, op) && op->found)
+		if (coze_op_load(&loader, versions[i], k->key, op) && op->found)
 			k->ops = lappend(k->ops, op);
 	}
+	coze_ops_load_end(&loader);
 }
 
 static CozeRow *
@@ -304,6 +298,7 @@ coze_closure_add_all(CozeClosure *closure)
 	int			n;
 	CozeVersion *versions = coze_index_entries_on(closure->table->relid, &n);
 	ListCell   *lc;
+	CozeOpLoader loader;
 
 	if (COZE_RULE("truncate-records"))
 	{
@@ -312,11 +307,13 @@ coze_closure_add_all(CozeClosure *closure)
 			coze_closure_add_key(closure, ((CozeBaseRecord *) lfirst(lc))->key);
 		}
 	}
+	coze_ops_load_begin(&loader, closure->table);
 	for (int i = 0; i < n; i++)
 	{
 		if (!coze_version_equal(versions[i], closure->mine))
-			add_carriers(closure, versions[i], NULL);
+			add_carriers(closure, &loader, versions[i], NULL);
 	}
+	coze_ops_load_end(&loader);
 }
 
 static void

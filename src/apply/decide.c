@@ -131,11 +131,14 @@ find_neighbours(CozeDeciding *deciding, CozeHit *hit, CozeTable *table, const Da
 {
 	CozeVersion mine = deciding->head->version;
 	CozeVersion nearest;
+	CozeOpLoader loader;
 
+	coze_ops_load_begin(&loader, table);
 	while (!hit->has_after && take_nearest(versions, &n, mine, true, &nearest))
-		hit->has_after = coze_op_load(nearest, table, key, &hit->after);
+		hit->has_after = coze_op_load(&loader, nearest, key, &hit->after);
 	while (!hit->has_before && take_nearest(versions, &n, mine, false, &nearest))
-		hit->has_before = coze_op_load(nearest, table, key, &hit->before);
+		hit->has_before = coze_op_load(&loader, nearest, key, &hit->before);
+	coze_ops_load_end(&loader);
 }
 
 /*

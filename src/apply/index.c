@@ -693,6 +693,25 @@ coze_index_entries_on(Oid relid, int *n)
 	return set.versions;
 }
 
+CozeVersion *
+coze_index_versions(Oid relid, uint8 slot, uint32 hash, CozeVersion from, CozeVersion except, int *n)
+{
+	VersionSet	set = {.cap = 64};
+
+	set.versions = palloc(set.cap * sizeof(CozeVersion));
+	for (CozeIndexOp *op = coze_index_first(relid, slot, hash); op != NULL; op = coze_index_next(op))
+	{
+		CozeVersion version = coze_index_version(op);
+
+		if (!coze_version_equal(version, except) && coze_version_cmp(version, from) > 0)
+			add_version(&set, version);
+	}
+	set.nsorted = -1;
+	sort_versions(&set);
+	*n = set.n;
+	return set.versions;
+}
+
 /* --- forgetting --- */
 
 /* Forget what nothing that is still to come can be concurrent with. */

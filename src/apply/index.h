@@ -58,6 +58,10 @@ extern CozeVersion coze_index_version(const CozeIndexOp *op);
 extern CozePlace coze_index_place(const CozeIndexOp *op);
 extern CozeIndexOp *coze_index_first(Oid relid, uint8 slot, uint32 hash);
 extern CozeIndexOp *coze_index_next(const CozeIndexOp *op);
+
+/* Versions above from, rising and each once, of what is known of a place but one; palloc'd. */
+extern CozeVersion *coze_index_versions(Oid relid, uint8 slot, uint32 hash, CozeVersion from,
+										CozeVersion except, int *n);
 extern bool coze_index_has_truncates(void);
 extern Size coze_index_size(void);
 

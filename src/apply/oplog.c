@@ -8,6 +8,9 @@
  * knows where each change is that bears on a key, and these are read one by one.  So
  * what a conflict costs does not depend on the size of the entries that are in it.
  *
+ * Who wants many of them has a loader, by which the log stays open from one to the
+ * next.  It holds a snapshot and locks segments: nobody waits for anything with one.
+ *
  * Invariant: what is kept is in the log.  When a transaction is undone, what it
  * had applied must be forgotten here, since it will get other chunks.
  *
@@ -18,6 +21,7 @@
 #include "lib/ilist.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "apply/body.h"
 #include "apply/index.h"
@@ -59,6 +63,7 @@ typedef struct KnownEntry
 #define KNOWN_BYTES_MAX (16 * 1024 * 1024)
 
 static MemoryContext known_context = NULL;
+static MemoryContext reading_context = NULL;	/* for one entry */
 static HTAB *known = NULL;
 static Size known_memory = 0;
 static dlist_head known_lru = DLIST_STATIC_INIT(known_lru); /* the longest unused last */
@@ -104,6 +109,8 @@ init_known(void)
 
 	known_context = AllocSetContextCreate(TopMemoryContext, "cozesync operations read",
 										  ALLOCSET_DEFAULT_SIZES);
+	reading_context = AllocSetContextCreate(TopMemoryContext, "cozesync operations being read",
+											ALLOCSET_DEFAULT_SIZES);
 	ctl.keysize = sizeof(struct KnownKey);
 	ctl.entrysize = sizeof(KnownEntry);
 	ctl.hcxt = known_context;
@@ -170,26 +177,57 @@ take_change(void *arg, const CozeChange *change)
 	take_for_key(entry, map, &change->key, change);
 }
 
+/* The result is in CurrentMemoryContext, which is full of other things. */
 static void
-read_known(KnownEntry *entry)
+read_known(CozeOpLoader *loader, KnownEntry *entry)
 {
 	CozeVersion version = {entry->key.hlc, entry->key.origin};
 	CozeEntryHead head;
 
-	entry->there = coze_read_head(version, &head, &entry->chunks);
+	entry->there = coze_find_head(loader->finder, version, &head, &entry->chunks);
 	if (!entry->there)
 		return;
 	entry->seen = head.seen;
 	entry->large = head.nchanges > KNOWN_CHANGES_MAX || head.body_size > KNOWN_BODY_MAX;
 	if (!entry->large)
-		coze_read_changes(&head, entry->chunks, take_change, entry);
+		coze_read_changes(&head, entry->chunks, loader->snapshot, take_change, entry);
+}
+
+static CozeRow *
+copy_row(const CozeTable *table, const CozeRow *row)
+{
+	return row == NULL ? NULL : coze_row_clone(table, row);
+}
+
+/* Into memory of its own, without what was needed to read it. */
+static void
+keep_known(KnownEntry *entry)
+{
+	CozeTable  *table = entry->key.table;
+	CozeVector	seen = entry->seen;
+	KnownOp    *ops = entry->ops;
+
+	entry->context = AllocSetContextCreate(known_context, "cozesync entry read", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(entry->context);
+	memset(&entry->seen, 0, sizeof(entry->seen));
+	coze_vector_copy(&entry->seen, &seen);
+	entry->cap = entry->nops;
+	entry->ops = palloc(Max(1, entry->nops) * sizeof(KnownOp));
+	for (int i = 0; i < entry->nops; i++)
+	{
+		entry->ops[i] = ops[i];
+		entry->ops[i].key = coze_key_copy(table, ops[i].key);
+		entry->ops[i].op.old = copy_row(table, ops[i].op.old);
+		entry->ops[i].op.new = copy_row(table, ops[i].op.new);
+	}
+	entry->memory = MemoryContextMemAllocated(entry->context, true);
 }
 
 /* With the owner's rights. */
 static KnownEntry *
-known_entry(CozeVersion version, CozeTable *table)
+known_entry(CozeOpLoader *loader, CozeVersion version)
 {
-	struct KnownKey key = {version.hlc, version.origin, table};
+	struct KnownKey key = {version.hlc, version.origin, loader->table};
 	KnownEntry	made = {.key = key};
 	KnownEntry *entry;
 	MemoryContext old;
@@ -202,13 +240,16 @@ known_entry(CozeVersion version, CozeTable *table)
 		dlist_move_head(&known_lru, &entry->lru);
 		return entry;
 	}
-	made.context = AllocSetContextCreate(CurrentMemoryContext, "cozesync entry read",
-										 ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(made.context);
-	read_known(&made);
+	if (loader->finder == NULL)
+	{
+		loader->snapshot = RegisterSnapshot(GetLatestSnapshot());
+		loader->finder = coze_log_find_begin(loader->snapshot);
+	}
+	MemoryContextReset(reading_context);
+	old = MemoryContextSwitchTo(reading_context);
+	read_known(loader, &made);
+	keep_known(&made);
 	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(made.context, known_context);
-	made.memory = MemoryContextMemAllocated(made.context, true);
 	known_memory += made.memory;
 	entry = hash_search(known, &key, HASH_ENTER, NULL);
 	*entry = made;
@@ -309,19 +350,38 @@ load_large(const KnownEntry *entry, CozeVersion version, const Datum *key, CozeO
 
 /* --- for all --- */
 
+/* What it opens is in CurrentMemoryContext. */
+void
+coze_ops_load_begin(CozeOpLoader *loader, CozeTable *table)
+{
+	loader->table = table;
+	loader->snapshot = NULL;
+	loader->finder = NULL;
+}
+
+void
+coze_ops_load_end(CozeOpLoader *loader)
+{
+	if (loader->finder == NULL)
+		return;
+	coze_log_find_end(loader->finder);
+	UnregisterSnapshot(loader->snapshot);
+	loader->finder = NULL;
+}
+
 /*
  * The operation of an entry of the log on a key; false: it has none.  Points into
  * a cache, or is in CurrentMemoryContext: valid until coze_ops_trim_cache().
  */
 bool
-coze_op_load(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op)
+coze_op_load(CozeOpLoader *loader, CozeVersion version, const Datum *key, CozeOp *op)
 {
 	CozeOwnerState owner;
 	KnownEntry *entry;
 
 	memset(op, 0, sizeof(*op));
-	coze_owner_enter(table, &owner);
-	entry = known_entry(version, table);
+	coze_owner_enter(loader->table, &owner);
+	entry = known_entry(loader, version);
 	if (entry->there && entry->large)
 		load_large(entry, version, key, op);
 	else if (entry->there)
@@ -339,18 +399,18 @@ coze_op_load(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op
 }
 
 /*
- * Every key that an entry of the log does something to in a table, with what it
+ * Every key that an entry of the log does something to in the table, with what it
  * does; false: it is too large for that, or gone.  Valid until coze_ops_trim_cache().
  */
 bool
-coze_ops_each(CozeVersion version, CozeTable *table,
+coze_ops_each(CozeOpLoader *loader, CozeVersion version,
 			  void (*callback) (void *arg, const Datum *key, const CozeOp *op), void *arg)
 {
 	CozeOwnerState owner;
 	KnownEntry *entry;
 
-	coze_owner_enter(table, &owner);
-	entry = known_entry(version, table);
+	coze_owner_enter(loader->table, &owner);
+	entry = known_entry(loader, version);
 	coze_owner_leave(&owner);
 	if (entry->large)
 		return false;

@@ -14,6 +14,7 @@
 #include "apply/unique.h"
 #include "base/vector.h"
 #include "base/wire.h"
+#include "log/log.h"
 
 /* From the first old row of a key to its last new row. */
 typedef struct CozeOp
@@ -47,12 +48,23 @@ extern void coze_ops_index_uniques(const CozeMap *map, const CozeChange *change)
 extern void coze_op_take(CozeOp *op, const CozeMap *map, const Datum *key,
 						 const CozeChange *change);
 
+/* Loading operations off the log, in version order or any other. */
+typedef struct CozeOpLoader
+{
+	CozeTable  *table;
+	Snapshot	snapshot;
+	CozeLogFinder *finder;		/* NULL: all was known so far */
+} CozeOpLoader;
+
+extern void coze_ops_load_begin(CozeOpLoader *loader, CozeTable *table);
+extern void coze_ops_load_end(CozeOpLoader *loader);
+
 /*
  * The operation of an entry of the log on a key; false: it has none.  Points into
  * a cache, or is in CurrentMemoryContext: valid until coze_ops_trim_cache().
  */
-extern bool coze_op_load(CozeVersion version, CozeTable *table, const Datum *key, CozeOp *op);
-extern bool coze_ops_each(CozeVersion version, CozeTable *table,
+extern bool coze_op_load(CozeOpLoader *loader, CozeVersion version, const Datum *key, CozeOp *op);
+extern bool coze_ops_each(CozeOpLoader *loader, CozeVersion version,
 						  void (*callback) (void *arg, const Datum *key, const CozeOp *op), void *arg);
 extern void coze_ops_trim_cache(void);
 extern void coze_ops_forget_cache(void);

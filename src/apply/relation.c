@@ -811,6 +811,46 @@ coze_row_alloc(const CozeTable *table)
 	return row;
 }
 
+/* In one piece of memory. */
+CozeRow *
+coze_row_clone(const CozeTable *table, const CozeRow *row)
+{
+	int			n = table->desc->natts;
+	Size		values_at = MAXALIGN(sizeof(CozeRow));
+	Size		size = values_at + n * sizeof(Datum) + MAXALIGN(2 * n * sizeof(bool));
+	CozeRow    *copy;
+	char	   *to;
+
+	for (int i = 0; i < n; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(table->desc, i);
+
+		if (!row->isnull[i] && !att->attbyval)
+			size += MAXALIGN(datumGetSize(row->values[i], false, att->attlen));
+	}
+	copy = palloc(size);
+	copy->values = (Datum *) ((char *) copy + values_at);
+	copy->isnull = (bool *) (copy->values + n);
+	copy->known = copy->isnull + n;
+	memcpy(copy->values, row->values, n * sizeof(Datum));
+	memcpy(copy->isnull, row->isnull, n * sizeof(bool));
+	memcpy(copy->known, row->known, n * sizeof(bool));
+	to = (char *) copy + values_at + n * sizeof(Datum) + MAXALIGN(2 * n * sizeof(bool));
+	for (int i = 0; i < n; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(table->desc, i);
+		Size		bytes;
+
+		if (row->isnull[i] || att->attbyval)
+			continue;
+		bytes = datumGetSize(row->values[i], false, att->attlen);
+		memcpy(to, DatumGetPointer(row->values[i]), bytes);
+		copy->values[i] = PointerGetDatum(to);
+		to += MAXALIGN(bytes);
+	}
+	return copy;
+}
+
 static void
 image_misfit(const CozeMap *map)
 {

@@ -110,6 +110,7 @@ extern void coze_map_row(const CozeMap *map, const CozeImage *key, const CozeIma
 extern void coze_map_old_unique(const CozeMap *map, const CozeChange *change, CozeRow *row);
 
 extern CozeRow *coze_row_alloc(const CozeTable *table);
+extern CozeRow *coze_row_clone(const CozeTable *table, const CozeRow *row);
 extern uint32 coze_key_hash(const CozeTable *table, const Datum *key);
 extern bool coze_key_equal(const CozeTable *table, const Datum *a, const Datum *b);
 extern Datum *coze_key_copy(const CozeTable *table, const Datum *key);

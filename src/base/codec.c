@@ -74,7 +74,15 @@ struct CozeCodec
 	FmgrInfo	input;
 	Oid			receive_param;
 	Oid			input_param;
+
+	/* The last jsonb: what a row is in one operation it was before the next. */
+	Size		last_size;		/* 0: none */
+	char	   *last_bytes;
+	struct varlena *last_value;
 };
+
+/* Larger ones are parsed again. */
+#define LAST_BYTES_MAX 1024
 
 /* --- which form -------------------------------------------------------------- */
 
@@ -535,6 +543,32 @@ get_name(const CozeCodec *codec, const CozeValue *value)
 	return PointerGetDatum(name);
 }
 
+/* Is it what was parsed last?  The result depends on the bytes alone. */
+static bool
+is_last(const CozeCodec *codec, const CozeValue *value)
+{
+	return codec->last_size > 0 && codec->last_size == (Size) value->size &&
+		memcmp(codec->last_bytes, value->data, codec->last_size) == 0;
+}
+
+static void
+remember_last(CozeCodec *codec, const CozeValue *value, Datum result)
+{
+	struct varlena *jsonb = (struct varlena *) DatumGetPointer(result);
+	Size		size = VARSIZE_ANY(jsonb);
+
+	if (value->size == 0 || value->size > LAST_BYTES_MAX || size > 4 * LAST_BYTES_MAX)
+		return;
+	if (codec->last_bytes == NULL)
+	{
+		codec->last_bytes = MemoryContextAlloc(codec->context, LAST_BYTES_MAX);
+		codec->last_value = MemoryContextAlloc(codec->context, 4 * LAST_BYTES_MAX);
+	}
+	memcpy(codec->last_bytes, value->data, value->size);
+	memcpy(codec->last_value, jsonb, size);
+	codec->last_size = value->size;
+}
+
 static Datum
 get_received(CozeCodec *codec, const CozeValue *value)
 {
@@ -559,6 +593,19 @@ get_received(CozeCodec *codec, const CozeValue *value)
 	result = call_receive(codec, &bytes);
 	if (bytes.cursor != bytes.len)
 		refuse(codec);
+	return result;
+}
+
+static Datum
+get_jsonb(CozeCodec *codec, const CozeValue *value)
+{
+	Datum		result;
+
+	if (is_last(codec, value))
+		return PointerGetDatum(memcpy(palloc(VARSIZE_ANY(codec->last_value)), codec->last_value,
+									  VARSIZE_ANY(codec->last_value)));
+	result = get_received(codec, value);
+	remember_last(codec, value, result);
 	return result;
 }
 
@@ -616,7 +663,7 @@ get_binary(CozeCodec *codec, const CozeValue *value)
 		case COZE_FORM_DATE:
 		case COZE_FORM_TIMESTAMP:
 		case COZE_FORM_SEND:
-			return get_received(codec, value);
+			return codec->base_typid == JSONBOID ? get_jsonb(codec, value) : get_received(codec, value);
 		case COZE_FORM_TEXT:
 			break;
 	}

@@ -493,8 +493,8 @@ static const char *const facts[] = {
 static void
 copy_log(Source *source)
 {
-	char	   *log = psprintf("log_%d", coze_current_segment());
-	char	   *chunk = psprintf("chunk_%d", coze_current_segment());
+	Oid			log;
+	Oid			chunk;
 	List	   *log_columns = list_make4(makeString("origin"), makeString("hlc"),
 										 makeString("chunks"), makeString("payload"));
 	List	   *chunk_columns = list_make3(makeString("id"), makeString("seq"), makeString("payload"));
@@ -502,13 +502,14 @@ copy_log(Source *source)
 
 	if (!COZE_RULE("tail-held"))
 		return;
+	coze_log_lock_current(&log, &chunk);
 	initStringInfo(&large);
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
 		copy_into(source->peer,
 				  psprintf("COPY (SELECT l.origin, l.hlc, " CHUNKS_ID("l.chunks") ", l.payload FROM cozesync.log_%d AS l"
 						   " WHERE l.hlc > %s) TO STDOUT (FORMAT binary)", i, source->cut),
-				  coze_relation_oid(log, false), log_columns, true);
+				  log, log_columns, true);
 		appendStringInfo(&large, "%sSELECT l.chunks FROM cozesync.log_%d AS l WHERE l.hlc > %s AND l.chunks <> 0",
 						 i > 1 ? " UNION ALL " : "", i, source->cut);
 	}
@@ -516,7 +517,7 @@ copy_log(Source *source)
 		copy_into(source->peer,
 				  psprintf("COPY (SELECT " CHUNKS_ID("c.id") ", c.seq, c.payload FROM cozesync.chunk_%d AS c"
 						   " WHERE c.id IN (%s)) TO STDOUT (FORMAT binary)", i, large.data),
-				  coze_relation_oid(chunk, false), chunk_columns, true);
+				  chunk, chunk_columns, true);
 }
 
 /* Sequences that number rows go on behind what the donor has drawn. */

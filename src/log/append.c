@@ -23,69 +23,16 @@
 #include "executor/executor.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "log/catalog.h"
 #include "log/log.h"
 #include "log/state.h"
 
-/* The two tables of a segment. */
-typedef enum CozeSegmentTable
-{
-	COZE_SEGMENT_LOG,
-	COZE_SEGMENT_CHUNK,
-} CozeSegmentTable;
-
-static const char *const segment_table_names[] = {"log", "chunk"};
-
-/* Oids of a segment's table and its one index, from the catalog. */
-typedef struct CozeSegmentOids
-{
-	Oid			table;			/* InvalidOid: not looked up */
-	Oid			index;
-} CozeSegmentOids;
-
-static CozeSegmentOids oids[lengthof(segment_table_names)][COZE_LOG_SEGMENTS + 1];
-
 /* Columns 1 and 2, unique: the indexes of all segments are alike. */
 static IndexInfo *index_info = NULL;
-
-/* Something in pg_class has changed. */
-static void
-forget_oids(Datum arg, int cacheid, uint32 hashvalue)
-{
-	memset(oids, 0, sizeof(oids));
-}
-
-static CozeSegmentOids
-look_up(CozeSegmentTable table, int segment)
-{
-	static bool registered = false;
-	char		name[NAMEDATALEN];
-	Relation	rel;
-	List	   *indexes;
-	CozeSegmentOids found;
-
-	if (!registered)
-		CacheRegisterSyscacheCallback(RELOID, forget_oids, (Datum) 0);
-	registered = true;
-	snprintf(name, sizeof(name), "%s_%d", segment_table_names[table], segment);
-	rel = table_open(coze_relation_oid(name, false), RowExclusiveLock);
-	indexes = RelationGetIndexList(rel);
-	if (list_length(indexes) != 1)
-		elog(ERROR, "cozesync.%s has %d indexes", name, list_length(indexes));
-	found.table = RelationGetRelid(rel);
-	found.index = linitial_oid(indexes);
-	list_free(indexes);
-	table_close(rel, NoLock);
-	/* not before: opening it may have brought news */
-	oids[table][segment] = found;
-	return found;
-}
 
 static IndexInfo *
 segment_index_info(Relation index)
@@ -101,19 +48,47 @@ segment_index_info(Relation index)
 	return index_info;
 }
 
+/*
+ * The current segment's table.  It is the current one also after it is locked, so
+ * that it is not emptied while it is written in, and no reader takes a segment for empty
+ * that still is to be written in (coze_log_segment_is_empty).
+ */
+static Relation
+open_current(CozeSegmentTable table, CozeSegmentOids *found)
+{
+	for (;;)
+	{
+		int			segment = coze_current_segment();
+		Relation	rel;
+
+		*found = coze_segment_oids(table, segment);
+		rel = table_open(found->table, RowExclusiveLock);
+		if (segment == coze_current_segment())
+			return rel;
+		table_close(rel, NoLock);
+	}
+}
+
+void
+coze_log_lock_current(Oid *log, Oid *chunk)
+{
+	CozeSegmentOids found;
+
+	table_close(open_current(COZE_SEGMENT_LOG, &found), NoLock);
+	*log = found.table;
+	table_close(open_current(COZE_SEGMENT_CHUNK, &found), NoLock);
+	*chunk = found.table;
+}
+
 /* Insert a row into the current segment; its first two columns are the index's key. */
 static void
 insert_row(CozeSegmentTable table, Datum *values, bool *isnull)
 {
-	int			segment = coze_current_segment();
-	CozeSegmentOids found = oids[table][segment];
-	Relation	rel;
+	CozeSegmentOids found;
+	Relation	rel = open_current(table, &found);
 	Relation	index;
 	HeapTuple	tuple;
 
-	if (!OidIsValid(found.table))
-		found = look_up(table, segment);
-	rel = table_open(found.table, RowExclusiveLock);
 	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
 	index = index_open(found.index, RowExclusiveLock);

@@ -216,7 +216,21 @@ coze_current_segment(void)
 void
 coze_set_current_segment(int segment)
 {
-	pg_atomic_write_u32(&coze_mine->segment, (uint32) segment);
+	coze_shared_set_segment(coze_mine, segment);
+}
+
+void
+coze_shared_set_segment(CozeDatabase *db, int segment)
+{
+	pg_atomic_fetch_add_u64(&db->rotations, 1);
+	pg_atomic_write_u32(&db->segment, (uint32) segment);
+}
+
+uint64
+coze_segment_rotations(void)
+{
+	return coze_mine != NULL && pg_atomic_read_u32(&coze_mine->segment) != 0 ?
+		pg_atomic_read_u64(&coze_mine->rotations) : 0;
 }
 
 uint64

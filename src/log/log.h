@@ -30,6 +30,9 @@
 
 /* --- appending, in the current transaction ------------------------------------ */
 
+/* The tables of the current segment, for who writes to them by other ways; locked as by a writer. */
+extern void coze_log_lock_current(Oid *log, Oid *chunk);
+
 /* Id for the chunks of this transaction: its 64-bit xid, assigned if need be. */
 extern int64 coze_log_chunks_id(void);
 /* data: a chunk as coze_wire_put_chunk() makes it, at most COZE_WIRE_PIECE_MAX + 64 bytes */
@@ -70,6 +73,16 @@ extern bool coze_log_next(CozeLogReader *reader, CozeLogEntry *entry);
 extern void coze_log_close(CozeLogReader *reader);
 
 /*
+ * One entry after another, by their versions; false: it is not in the log.  For the
+ * snapshot and what was truncated it is as with coze_log_open().
+ */
+typedef struct CozeLogFinder CozeLogFinder;
+
+extern CozeLogFinder *coze_log_find_begin(Snapshot snapshot);
+extern bool coze_log_find(CozeLogFinder *finder, CozeVersion version, CozeLogEntry *entry);
+extern void coze_log_find_end(CozeLogFinder *finder);
+
+/*
  * No entry above after[o] is missing: what was pruned stays in the log until its segment
  * is emptied, and up to coze_log_emptied() it may have been.
  */
@@ -102,6 +115,9 @@ extern bool coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 
 extern int64 coze_log_size(void);	/* bytes on disk, all segments */
 extern int	coze_log_last_segment(void); /* where writing goes on after a restart */
+
+/* Surely neither head nor chunk that any snapshot shows; false: perhaps not. */
+extern bool coze_log_segment_is_empty(int segment);
 
 /* Does anything in the segment, head or chunk, belong to an entry above limit? (read.c) */
 extern bool coze_log_segment_is_needed(int segment, CozeHlc limit, Snapshot snapshot);

@@ -17,6 +17,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
@@ -51,14 +52,15 @@ struct CozeLogReader
 	MemoryContext context;
 };
 
+/* NULL: it is empty. */
 static Relation
-open_segment(const char *kind, int segment)
+open_segment(CozeSegmentTable table, int segment)
 {
-	char		name[NAMEDATALEN];
 	Relation	rel;
 
-	snprintf(name, sizeof(name), "%s_%d", kind, segment);
-	rel = table_open(coze_relation_oid(name, false), AccessShareLock);
+	if (coze_log_segment_is_empty(segment))
+		return NULL;
+	rel = table_open(coze_segment_oids(table, segment).table, AccessShareLock);
 	if (RelationGetNumberOfBlocks(rel) == 0)
 	{
 		table_close(rel, AccessShareLock);
@@ -89,6 +91,15 @@ stream_advance(CozeLogStream *stream, ScanDirection direction)
 	stream->version.hlc = DatumGetInt64(heap_getattr(stream->tuple, 2, stream->desc, &isnull));
 }
 
+/* Columns have the same numbers in the table and in its index. */
+static void
+stream_range(ScanKey keys, CozeOrigin origin, CozeHlc after, CozeHlc upto)
+{
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) origin));
+	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
+	ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(upto));
+}
+
 /* Entries of origin with after < hlc <= upto in one segment. */
 static void
 stream_open(CozeLogStream *stream, Relation segment, CozeOrigin origin, CozeHlc after,
@@ -96,13 +107,22 @@ stream_open(CozeLogStream *stream, Relation segment, CozeOrigin origin, CozeHlc 
 {
 	ScanKeyData keys[3];
 
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) origin));
-	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
-	ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(upto));
+	stream_range(keys, origin, after, upto);
 	stream->desc = RelationGetDescr(segment);
 	stream->index = open_only_index(segment);
 	stream->scan = systable_beginscan_ordered(segment, stream->index, snapshot, 3, keys);
 	stream_advance(stream, direction);
+}
+
+/* The same with the scan that is open. */
+static void
+stream_reopen(CozeLogStream *stream, CozeOrigin origin, CozeHlc after, CozeHlc upto)
+{
+	ScanKeyData keys[3];
+
+	stream_range(keys, origin, after, upto);
+	index_rescan(stream->scan->iscan, keys, lengthof(keys), NULL, 0);
+	stream_advance(stream, ForwardScanDirection);
 }
 
 static void
@@ -164,7 +184,7 @@ coze_log_open(const CozeVector *after, const CozeVector *upto, Snapshot snapshot
 	reader->context = CurrentMemoryContext;
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment("log", i);
+		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
 
 		if (rel != NULL)
 			reader->segments[reader->nsegments++] = rel;
@@ -228,6 +248,108 @@ coze_log_close(CozeLogReader *reader)
 	pfree(reader);
 }
 
+/* --- entries by their versions ------------------------------------------------------ */
+
+/* More of them cost as much as to look the version up in the index. */
+#define FIND_STEPS 4
+
+struct CozeLogFinder
+{
+	Snapshot	snapshot;
+	int			n;
+	Relation	segments[COZE_LOG_SEGMENTS];
+	CozeLogStream streams[COZE_LOG_SEGMENTS];	/* scan is NULL: not looked into yet */
+	CozeVersion sought[COZE_LOG_SEGMENTS];	/* last, in each */
+	int			last;			/* where the last one was */
+	char	   *head;
+	Size		head_cap;
+	MemoryContext context;
+};
+
+CozeLogFinder *
+coze_log_find_begin(Snapshot snapshot)
+{
+	CozeLogFinder *finder = palloc0(sizeof(CozeLogFinder));
+
+	finder->snapshot = snapshot;
+	finder->context = CurrentMemoryContext;
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+	{
+		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
+
+		if (rel != NULL)
+			finder->segments[finder->n++] = rel;
+	}
+	return finder;
+}
+
+/* Does a stream come to the version within a few steps?  It stays before or at it, or behind. */
+static bool
+stream_walk(CozeLogStream *stream, CozeVersion version)
+{
+	for (int i = 0; i < FIND_STEPS && stream->tuple != NULL && stream->version.hlc < version.hlc; i++)
+		stream_advance(stream, ForwardScanDirection);
+	return stream->tuple == NULL || stream->version.hlc >= version.hlc;
+}
+
+/* Rising versions of one origin are likely to be close to each other. */
+static bool
+find_in_segment(CozeLogFinder *finder, int s, CozeVersion version)
+{
+	CozeLogStream *stream = &finder->streams[s];
+	CozeVersion sought = finder->sought[s];
+
+	finder->sought[s] = version;
+	if (stream->scan == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(finder->context);
+
+		stream_open(stream, finder->segments[s], version.origin, version.hlc - 1, PG_INT64_MAX,
+					finder->snapshot, ForwardScanDirection);
+		MemoryContextSwitchTo(old);
+	}
+	else if (sought.origin != version.origin || sought.hlc > version.hlc ||
+			 !stream_walk(stream, version))
+		stream_reopen(stream, version.origin, version.hlc - 1, PG_INT64_MAX);
+	return stream->tuple != NULL && stream->version.hlc == version.hlc;
+}
+
+bool
+coze_log_find(CozeLogFinder *finder, CozeVersion version, CozeLogEntry *entry)
+{
+	for (int i = 0; i < finder->n; i++)
+	{
+		int			s = (finder->last + i) % finder->n;
+		CozeLogStream *stream = &finder->streams[s];
+
+		if (!find_in_segment(finder, s, version))
+			continue;
+		finder->last = s;
+		entry->version = version;
+		entry->chunks = stream_chunks(stream);
+		entry->size = stream_head(stream, finder->context, &finder->head, &finder->head_cap);
+		entry->head = finder->head;
+		return true;
+	}
+	return false;
+}
+
+void
+coze_log_find_end(CozeLogFinder *finder)
+{
+	for (int i = 0; i < finder->n; i++)
+	{
+		if (finder->streams[i].scan != NULL)
+			stream_close(&finder->streams[i]);
+		table_close(finder->segments[i], AccessShareLock);
+	}
+	if (finder->head != NULL)
+		pfree(finder->head);
+	pfree(finder);
+}
+
+/* --- what is there ---------------------------------------------------------------------- */
+
 bool
 coze_log_read_is_whole(const CozeVector *after)
 {
@@ -247,7 +369,7 @@ coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment("log", i);
+		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
 		CozeLogStream stream;
 
 		if (rel == NULL)
@@ -338,14 +460,14 @@ has_entry_above(Relation segment, CozeHlc limit, Relation chunk_segment, Snapsho
 bool
 coze_log_segment_is_needed(int segment, CozeHlc limit, Snapshot snapshot)
 {
-	Relation	heads = open_segment("log", segment);
-	Relation	chunks = open_segment("chunk", segment);
+	Relation	heads = open_segment(COZE_SEGMENT_LOG, segment);
+	Relation	chunks = open_segment(COZE_SEGMENT_CHUNK, segment);
 	bool		needed = heads != NULL && has_entry_above(heads, limit, NULL, snapshot);
 
 	for (int i = 1; i <= COZE_LOG_SEGMENTS && chunks != NULL && !needed &&
 		 COZE_RULE("open-segment"); i++)
 	{
-		Relation	rel = open_segment("log", i);
+		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
 
 		if (rel == NULL)
 			continue;
@@ -391,7 +513,7 @@ coze_log_read_chunks(int64 chunks, Snapshot snapshot, CozeChunkCallback callback
 
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment("chunk", i);
+		Relation	rel = open_segment(COZE_SEGMENT_CHUNK, i);
 		CozeLogStream *stream = &streams[n];
 
 		if (rel == NULL)
@@ -435,7 +557,7 @@ coze_log_read_chunk(int64 chunks, uint64 from, Snapshot snapshot,
 
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment("chunk", i);
+		Relation	rel = open_segment(COZE_SEGMENT_CHUNK, i);
 		Relation	index;
 		SysScanDesc scan;
 		HeapTuple	tuple;

@@ -13,6 +13,12 @@
  * has its head or a chunk there lies at or below the cut.  The current one
  * is never emptied.  While the cut stands still the current segment grows.
  *
+ * Of the segments most are empty, and readers need not open them: one that has neither
+ * heads nor chunks and is not the current one stays empty until it becomes current.
+ * For who writes in a segment has seen, with its lock held, that it is the current one; so
+ * it had something in it when another one followed, and is not emptied before
+ * he ends.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -21,6 +27,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "executor/spi.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -34,25 +41,14 @@
 #include "log/state.h"
 #include "settings.h"
 
-static const char *const tables[] = {"log", "chunk"};
-
-static Oid
-table_of(const char *kind, int segment)
-{
-	char		name[NAMEDATALEN];
-
-	snprintf(name, sizeof(name), "%s_%d", kind, segment);
-	return coze_relation_oid(name, false);
-}
-
 static BlockNumber
 segment_blocks(int segment)
 {
 	BlockNumber blocks = 0;
 
-	for (int i = 0; i < lengthof(tables); i++)
+	for (CozeSegmentTable i = COZE_SEGMENT_LOG; i <= COZE_SEGMENT_CHUNK; i++)
 	{
-		Relation	rel = table_open(table_of(tables[i], segment), AccessShareLock);
+		Relation	rel = table_open(coze_segment_oids(i, segment).table, AccessShareLock);
 
 		blocks += RelationGetNumberOfBlocks(rel);
 		table_close(rel, AccessShareLock);
@@ -78,6 +74,28 @@ coze_log_last_segment(void)
 		if (filled[i] && !filled[next_segment(i)])
 			return i;
 	return 1;
+}
+
+bool
+coze_log_segment_is_empty(int segment)
+{
+	static uint64 known_at = 0; /* of rotations */
+	static bool empty[COZE_LOG_SEGMENTS + 1];
+	uint64		rotations = coze_segment_rotations();
+
+	/* On a standby others write. */
+	if (rotations == 0 || RecoveryInProgress())
+		return false;
+	if (rotations != known_at)
+	{
+		int			current = coze_current_segment();
+
+		known_at = 0;
+		for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+			empty[i] = i != current && segment_blocks(i) == 0;
+		known_at = rotations;
+	}
+	return empty[segment] && segment != coze_current_segment();
 }
 
 int64
@@ -131,8 +149,8 @@ empty_segment(int segment, CozeHlc limit)
 	SPI_connect();
 	if (!coze_log_segment_is_needed(segment, limit, GetActiveSnapshot()) &&
 		note_emptied(limit) &&
-		ConditionalLockRelationOid(table_of("log", segment), AccessExclusiveLock) &&
-		ConditionalLockRelationOid(table_of("chunk", segment), AccessExclusiveLock))
+		ConditionalLockRelationOid(coze_segment_oids(COZE_SEGMENT_LOG, segment).table, AccessExclusiveLock) &&
+		ConditionalLockRelationOid(coze_segment_oids(COZE_SEGMENT_CHUNK, segment).table, AccessExclusiveLock))
 	{
 		/* who wrote in it has ended: look again, with a snapshot that shows it */
 		PushActiveSnapshot(GetLatestSnapshot());

@@ -53,7 +53,8 @@ typedef struct CozeDatabase
 	pg_atomic_uint64 commit_lsn;	/* WAL to flush before anything leaves */
 	pg_atomic_uint64 cut;
 	pg_atomic_uint64 generation;
-	pg_atomic_uint32 segment;
+	pg_atomic_uint32 segment;	/* current one, from 1; 0: not known yet */
+	pg_atomic_uint64 rotations; /* rises before another one becomes current */
 	pg_atomic_uint32 linker_heeds;	/* CozeHeed of what the linker wants to know */
 
 	CozeSharedVector held;		/* under lock */
@@ -84,6 +85,8 @@ typedef struct CozeRegistry
 	CozeSlot   *slots;
 	CozeDatabase databases[FLEXIBLE_ARRAY_MEMBER];	/* cozesync_max_databases */
 } CozeRegistry;
+
+extern void coze_shared_set_segment(CozeDatabase *db, int segment);
 
 extern CozeRegistry *coze_registry;
 extern CozeDatabase *coze_mine; /* this backend's database */

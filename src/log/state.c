@@ -86,6 +86,7 @@ coze_state_shmem_init(void)
 		pg_atomic_init_u64(&db->cut, 0);
 		pg_atomic_init_u64(&db->generation, 1);
 		pg_atomic_init_u32(&db->segment, 0);
+		pg_atomic_init_u64(&db->rotations, 1);
 		pg_atomic_init_u32(&db->linker_heeds, 0);
 		pg_atomic_init_u32(&db->nwaiters, 0);
 		pg_atomic_init_u32(&db->nawaiting, 0);
@@ -226,7 +227,7 @@ install_restored(CozeDatabase *db, const CozeRestored *restored, bool on_standby
 	if (db->origin != restored->origin)
 		pg_atomic_write_u64(&db->own_committed, 0);
 	if (pg_atomic_read_u32(&db->segment) == 0 || db->on_standby)
-		pg_atomic_write_u32(&db->segment, restored->segment);
+		coze_shared_set_segment(db, restored->segment);
 	db->state = restored->state;
 	db->origin = restored->origin;
 	memcpy(db->group_id, restored->group_id, sizeof(db->group_id));
@@ -291,7 +292,7 @@ coze_attach_own_view(void)
 		LWLockAcquire(&coze_mine->lock, LW_EXCLUSIVE);
 		coze_atomic_raise(&coze_mine->clock, coze_ending.own_view.clock);
 		if (pg_atomic_read_u32(&coze_mine->segment) == 0)
-			pg_atomic_write_u32(&coze_mine->segment, coze_ending.own_view.segment);
+			coze_shared_set_segment(coze_mine, coze_ending.own_view.segment);
 		LWLockRelease(&coze_mine->lock);
 	}
 	return coze_ending.own_view.state;
@@ -351,7 +352,7 @@ clear_database(CozeDatabase *db)
 	pg_atomic_write_u64(&db->captured_rows, 0);
 	pg_atomic_write_u64(&db->commit_lsn, 0);
 	pg_atomic_write_u64(&db->cut, 0);
-	pg_atomic_write_u32(&db->segment, 0);
+	coze_shared_set_segment(db, 0);
 	pg_atomic_write_u32(&db->linker_heeds, 0);
 	pg_atomic_write_u32(&db->nwaiters, 0);
 	pg_atomic_write_u32(&db->nawaiting, 0);

@@ -171,6 +171,8 @@ extern CozeHlc coze_base_of(CozeOrigin origin);
 
 extern int	coze_current_segment(void);
 extern void coze_set_current_segment(int segment);
+/* Rises whenever another segment becomes current; 0: none is known to be. */
+extern uint64 coze_segment_rotations(void);
 
 /* --- group changes, waking ------------------------------------------------------------------ */
 
