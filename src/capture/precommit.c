@@ -102,8 +102,8 @@ write_entry(CozeBufferTotals *totals)
 	coze_buf_init(&buf);
 	coze_wire_put_head(&buf, &head);
 	COZE_DEBUG_POINT("precommit-before-insert");
-	coze_log_append_head(head.version, head.nchunks > 0 ? (int64) head.xid : 0,
-						 buf.data, buf.size);
+	coze_log_append_own_head(head.version, head.nchunks > 0 ? (int64) head.xid : 0,
+							 buf.data, buf.size);
 	coze_count_captured(totals->nchanges);
 	coze_buf_free(&buf);
 	coze_vector_free(&head.seen);
@@ -140,6 +140,7 @@ before_prepare(void)
 static void
 after_end(bool committed)
 {
+	coze_log_append_ended(committed);
 	if (committed)
 	{
 		coze_plan_descriptors_committed();

@@ -42,6 +42,7 @@
 PG_FUNCTION_INFO_V1(coze_donor_take_snapshot);
 PG_FUNCTION_INFO_V1(coze_donor_last_version);
 PG_FUNCTION_INFO_V1(coze_donor_changed_keys);
+PG_FUNCTION_INFO_V1(coze_donor_last_logged);
 
 /* How long to look for a moment without holes among the own entries. */
 #define SNAPSHOT_PATIENCE_MS 60000
@@ -95,6 +96,17 @@ coze_donor_take_snapshot(PG_FUNCTION_ARGS)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/* last_logged(origin bigint) returns bigint: of the last entry in the log, NULL if there is none */
+Datum
+coze_donor_last_logged(PG_FUNCTION_ARGS)
+{
+	CozeHlc		hlc = coze_log_highest((CozeOrigin) PG_GETARG_INT64(0), GetActiveSnapshot());
+
+	if (hlc == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(hlc);
 }
 
 /* last_version(OUT origin bigint, OUT hlc bigint): of this session's last entry */

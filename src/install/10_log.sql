@@ -1,6 +1,19 @@
 -- The change log: a ring of segments, each a table of entry heads and a table of chunks.
 -- PLAIN: rows are sized to need no TOAST.  No fillfactor, no vacuum of deletes: rows are
 -- only inserted, and a whole segment is truncated.
+--
+-- The indexes of heads lack some entries of this node (src/log/stream.c).  Their predicate is true
+-- and nothing implies it, so that no query by origin and hlc goes through them.  What builds them
+-- anew makes them whole.
+CREATE FUNCTION cozesync.log_is_sparse(bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'coze_log_is_sparse'
+LANGUAGE C IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION cozesync.log_is_sparse(bigint) IS 'true: predicate of indexes that do not have all rows and are only for those who know';
+-- Nobody else has a use for it.
+REVOKE ALL ON FUNCTION cozesync.log_is_sparse(bigint) FROM PUBLIC;
+
 CREATE TABLE cozesync.log_1 (
     origin bigint NOT NULL,
     hlc bigint NOT NULL,
@@ -8,7 +21,7 @@ CREATE TABLE cozesync.log_1 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_1 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_1_origin_hlc ON cozesync.log_1 (origin, hlc);
+CREATE UNIQUE INDEX log_1_origin_hlc ON cozesync.log_1 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_1 IS 'segment 1 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_1 (
     id bigint NOT NULL,
@@ -26,7 +39,7 @@ CREATE TABLE cozesync.log_2 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_2 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_2_origin_hlc ON cozesync.log_2 (origin, hlc);
+CREATE UNIQUE INDEX log_2_origin_hlc ON cozesync.log_2 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_2 IS 'segment 2 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_2 (
     id bigint NOT NULL,
@@ -44,7 +57,7 @@ CREATE TABLE cozesync.log_3 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_3 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_3_origin_hlc ON cozesync.log_3 (origin, hlc);
+CREATE UNIQUE INDEX log_3_origin_hlc ON cozesync.log_3 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_3 IS 'segment 3 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_3 (
     id bigint NOT NULL,
@@ -62,7 +75,7 @@ CREATE TABLE cozesync.log_4 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_4 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_4_origin_hlc ON cozesync.log_4 (origin, hlc);
+CREATE UNIQUE INDEX log_4_origin_hlc ON cozesync.log_4 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_4 IS 'segment 4 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_4 (
     id bigint NOT NULL,
@@ -80,7 +93,7 @@ CREATE TABLE cozesync.log_5 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_5 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_5_origin_hlc ON cozesync.log_5 (origin, hlc);
+CREATE UNIQUE INDEX log_5_origin_hlc ON cozesync.log_5 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_5 IS 'segment 5 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_5 (
     id bigint NOT NULL,
@@ -98,7 +111,7 @@ CREATE TABLE cozesync.log_6 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_6 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_6_origin_hlc ON cozesync.log_6 (origin, hlc);
+CREATE UNIQUE INDEX log_6_origin_hlc ON cozesync.log_6 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_6 IS 'segment 6 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_6 (
     id bigint NOT NULL,
@@ -116,7 +129,7 @@ CREATE TABLE cozesync.log_7 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_7 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_7_origin_hlc ON cozesync.log_7 (origin, hlc);
+CREATE UNIQUE INDEX log_7_origin_hlc ON cozesync.log_7 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_7 IS 'segment 7 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_7 (
     id bigint NOT NULL,
@@ -134,7 +147,7 @@ CREATE TABLE cozesync.log_8 (
     payload bytea NOT NULL
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647);
 ALTER TABLE cozesync.log_8 ALTER payload SET STORAGE PLAIN;
-CREATE UNIQUE INDEX log_8_origin_hlc ON cozesync.log_8 (origin, hlc);
+CREATE UNIQUE INDEX log_8_origin_hlc ON cozesync.log_8 (origin, hlc) WHERE cozesync.log_is_sparse(origin);
 COMMENT ON TABLE cozesync.log_8 IS 'segment 8 of the change log: heads of entries';
 CREATE TABLE cozesync.chunk_8 (
     id bigint NOT NULL,

@@ -24,6 +24,14 @@ SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION cozesync.changed_keys(regclass, bigint[], bigint[], bigint[], bigint[]) IS
     'keys of a table that entries between two vectors touch; a NULL among them: more than keys can tell';
 
+-- The hlc of the last entry of an origin that the snapshot of the caller shows in the log.
+CREATE FUNCTION cozesync.last_logged(origin bigint)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'coze_donor_last_logged'
+LANGUAGE C STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION cozesync.last_logged(bigint) IS 'the last entry of an origin in the change log';
+
 -- What this node holds, in the order of origins, as the snapshot of the caller shows it.
 CREATE FUNCTION cozesync.held_in_snapshot(OUT origins bigint[], OUT hlcs bigint[])
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -32,15 +40,7 @@ AS $$
     WITH known AS (SELECT origin FROM cozesync.member UNION SELECT origin FROM cozesync.base),
     held AS (
         SELECT o.origin, greatest(
-            (SELECT b.hlc FROM cozesync.base AS b WHERE b.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_1 AS l WHERE l.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_2 AS l WHERE l.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_3 AS l WHERE l.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_4 AS l WHERE l.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_5 AS l WHERE l.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_6 AS l WHERE l.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_7 AS l WHERE l.origin = o.origin),
-            (SELECT max(l.hlc) FROM cozesync.log_8 AS l WHERE l.origin = o.origin)) AS hlc
+            (SELECT b.hlc FROM cozesync.base AS b WHERE b.origin = o.origin), cozesync.last_logged(o.origin)) AS hlc
         FROM known AS o)
     SELECT coalesce(array_agg(h.origin ORDER BY h.origin), '{}'), coalesce(array_agg(h.hlc ORDER BY h.origin), '{}')
     FROM held AS h WHERE h.hlc IS NOT NULL;
@@ -178,7 +178,7 @@ BEGIN
         WHERE p.pronamespace = 'cozesync'::regnamespace
           AND p.proname IN ('hello', 'receive', 'send', 'about', 'describe_table', 'next_number', 'let_go', 'describe_resolver',
                             'check_may_admit', 'hide_parameters', 'admit_node', 'admit_incarnation', 'give_other_slot', 'check_admitted', 'last_version', 'take_snapshot',
-                            'held_in_snapshot', 'changed_keys')
+                            'held_in_snapshot', 'last_logged', 'changed_keys')
     LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', granted, role);
     END LOOP;
@@ -269,7 +269,7 @@ COMMENT ON FUNCTION cozesync.give_up_table(text, text) IS 'leaves out a table th
 
 REVOKE ALL ON FUNCTION cozesync.take_snapshot(), cozesync.last_version(),
     cozesync.changed_keys(regclass, bigint[], bigint[], bigint[], bigint[]), cozesync.held_in_snapshot(),
-    cozesync.check_may_admit(text, bigint, bigint, bigint), cozesync.check_admitted(text, bigint),
+    cozesync.last_logged(bigint), cozesync.check_may_admit(text, bigint, bigint, bigint), cozesync.check_admitted(text, bigint),
     cozesync.admit_node(text, bigint, text, bigint, bigint, integer, boolean), cozesync.grant_to_peer(regrole),
     cozesync.check_table_here(text, text, text, text, jsonb, boolean),
     cozesync.take_on_table(text, text, text, text, jsonb, boolean), cozesync.give_up_table(text, text) FROM PUBLIC;

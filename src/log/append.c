@@ -6,6 +6,13 @@
  * Straight into the heap and its one index, without executor, planner or
  * privileges: every writer of a synced table comes through here at commit.
  *
+ * Some heads go into the heap alone: those of this backend's own entries behind one that is
+ * in the index (stream.c has the invariant).  What a backend takes for the leader is its
+ * own last entry that it put into the index, from the moment at which that has committed: one
+ * whose transaction aborts, or a server that crashes, leads nobody.  Whether a row has got into
+ * the leader's page is seen when it is there; a segment that was emptied or written anew is
+ * another file.
+ *
  * Invariant: a transaction keeps its RowExclusiveLock on each segment that it
  * wrote in, so that a segment that can be locked exclusively holds nothing of a
  * transaction still in progress.
@@ -27,12 +34,26 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "debug.h"
 #include "log/catalog.h"
 #include "log/log.h"
 #include "log/state.h"
+#include "log/stream.h"
 
 /* Columns 1 and 2, unique: the indexes of all segments are alike. */
 static IndexInfo *index_info = NULL;
+
+/* An own entry in the index, and where it lies. */
+typedef struct CozeLeader
+{
+	CozeVersion version;		/* hlc 0: there is none */
+	Oid			table;
+	Oid			file;			/* its relfilenode, until it is emptied */
+	BlockNumber block;
+} CozeLeader;
+
+static CozeLeader leader;		/* has committed */
+static CozeLeader next_leader;	/* was inserted by the transaction at hand */
 
 static IndexInfo *
 segment_index_info(Relation index)
@@ -80,21 +101,60 @@ coze_log_lock_current(Oid *log, Oid *chunk)
 	*chunk = found.table;
 }
 
-/* Insert a row into the current segment; its first two columns are the index's key. */
+static bool
+is_follower(const CozeLeader *place)
+{
+	return leader.version.hlc != 0 && leader.version.origin == place->version.origin &&
+		leader.version.hlc < place->version.hlc &&
+		(place->version.hlc - leader.version.hlc <= COZE_LOG_SPAN || !COZE_RULE("follower-near")) &&
+		leader.table == place->table && leader.file == place->file &&
+		(leader.block == place->block || !COZE_RULE("follower-in-page"));
+}
+
+/* Does the own entry that now lies there need a row in the index? */
+static bool
+becomes_leader(Relation rel, const ItemPointerData *tid, CozeVersion version)
+{
+	CozeLeader	place = {version, RelationGetRelid(rel), rel->rd_rel->relfilenode,
+	ItemPointerGetBlockNumber(tid)};
+
+	if (is_follower(&place))
+		return false;
+	next_leader = place;
+	if (!COZE_RULE("leader-committed"))
+		leader = place;
+	return true;
+}
+
+void
+coze_log_append_ended(bool committed)
+{
+	if (committed && next_leader.version.hlc != 0)
+		leader = next_leader;
+	next_leader.version.hlc = 0;
+}
+
+/*
+ * Insert a row into the current segment; its first two columns are the index's key.  own: the
+ * version, if it is the head of an own entry.
+ */
 static void
-insert_row(CozeSegmentTable table, Datum *values, bool *isnull)
+insert_row(CozeSegmentTable table, Datum *values, bool *isnull, const CozeVersion *own)
 {
 	CozeSegmentOids found;
 	Relation	rel = open_current(table, &found);
-	Relation	index;
 	HeapTuple	tuple;
 
 	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
-	index = index_open(found.index, RowExclusiveLock);
-	index_insert(index, values, isnull, &tuple->t_self, rel, UNIQUE_CHECK_YES, false,
-				 segment_index_info(index));
-	index_close(index, NoLock);
+	if (own == NULL || becomes_leader(rel, &tuple->t_self, *own))
+	{
+		Relation	index = index_open(found.index, RowExclusiveLock);
+
+		index_insert(index, values, isnull, &tuple->t_self, rel, UNIQUE_CHECK_YES, false,
+					 segment_index_info(index));
+		index_close(index, NoLock);
+	}
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
 }
@@ -128,12 +188,12 @@ coze_log_append_chunk(int64 chunks, uint64 seq, const char *data, Size size)
 	values[0] = Int64GetDatum(chunks);
 	values[1] = Int64GetDatum((int64) seq);
 	values[2] = bytes_datum(data, size);
-	insert_row(COZE_SEGMENT_CHUNK, values, isnull);
+	insert_row(COZE_SEGMENT_CHUNK, values, isnull, NULL);
 	pfree(DatumGetPointer(values[2]));
 }
 
-void
-coze_log_append_head(CozeVersion version, int64 chunks, const char *head, Size size)
+static void
+append_head(CozeVersion version, int64 chunks, const char *head, Size size, bool own)
 {
 	Datum		values[4];
 	bool		isnull[4] = {false, false, chunks == 0, false};
@@ -143,8 +203,21 @@ coze_log_append_head(CozeVersion version, int64 chunks, const char *head, Size s
 	values[1] = Int64GetDatum(version.hlc);
 	values[2] = Int64GetDatum(chunks);
 	values[3] = bytes_datum(head + COZE_WIRE_VERSION_SIZE, size - COZE_WIRE_VERSION_SIZE);
-	insert_row(COZE_SEGMENT_LOG, values, isnull);
+	insert_row(COZE_SEGMENT_LOG, values, isnull, own ? &version : NULL);
 	pfree(DatumGetPointer(values[3]));
+}
+
+void
+coze_log_append_head(CozeVersion version, int64 chunks, const char *head, Size size)
+{
+	append_head(version, chunks, head, size, false);
+}
+
+void
+coze_log_append_own_head(CozeVersion version, int64 chunks, const char *head, Size size)
+{
+	Assert(GetCurrentTransactionNestLevel() == 1);
+	append_head(version, chunks, head, size, true);
 }
 
 /* --- descriptors ------------------------------------------------------------ */

@@ -4,8 +4,8 @@
  *		The change log: append to it, read it.
  *
  * The log is a ring of COZE_LOG_SEGMENTS segments, each a pair of tables:
- * cozesync.log_N (origin, hlc, chunks, payload), unique on (origin, hlc), holds the
- * heads of entries; cozesync.chunk_N (id, seq, payload), unique on (id, seq), the
+ * cozesync.log_N (origin, hlc, chunks, payload), with a sparse unique index on (origin, hlc)
+ * (stream.c), holds the heads of entries; cozesync.chunk_N (id, seq, payload), unique on (id, seq), the
  * bodies of entries too large for one row.  payload is the head but its version, which is
  * in the columns; chunks is NULL or the id of the chunks, which lie in the segments that
  * were current when they were written.
@@ -39,6 +39,10 @@ extern int64 coze_log_chunks_id(void);
 extern void coze_log_append_chunk(int64 chunks, uint64 seq, const char *data, Size size);
 /* head: as coze_wire_put_head() makes it, same limit */
 extern void coze_log_append_head(CozeVersion version, int64 chunks, const char *head, Size size);
+/* The same for an entry that this backend has drawn, at the end of its transaction, which ... */
+extern void coze_log_append_own_head(CozeVersion version, int64 chunks, const char *head, Size size);
+/* ... has committed, or has not. */
+extern void coze_log_append_ended(bool committed);
 /* Descriptors are kept in cozesync.descriptor (hash, payload), duplicates are harmless. */
 extern bool coze_log_has_descriptor(uint64 hash);	/* latest snapshot and own changes */
 extern void coze_log_put_descriptor(uint64 hash, const char *data, Size size);
@@ -110,6 +114,9 @@ extern CozeHlc coze_own_committed(void);
 /* The last entry of an origin at or below hlc: false if none is in the log. */
 extern bool coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 						  CozeHlc *hlc, char **head, Size *size);
+
+/* The last one in the log, 0 if there is none; also where it is not known yet which node this is. */
+extern CozeHlc coze_log_highest(CozeOrigin origin, Snapshot snapshot);
 
 /* --- segments and the cut (segment.c, prune.c) --------------------------------------- */
 

@@ -3,7 +3,7 @@
  * read.c
  *		Entries of the change log, in version order.
  *
- * A run of index scans, one per origin and segment that holds anything, merged.
+ * A stream for each origin and segment that holds anything (stream.c), merged.
  * A segment that is empty when the reader opens it is passed over: what may be
  * written there later is not visible to the reader's snapshot.
  *
@@ -17,7 +17,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relscan.h"
 #include "access/table.h"
 #include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
@@ -28,16 +27,7 @@
 #include "log/catalog.h"
 #include "log/log.h"
 #include "log/state.h"
-
-/* One origin in one segment. */
-typedef struct CozeLogStream
-{
-	Relation	index;
-	SysScanDesc scan;
-	HeapTuple	tuple;			/* next one; NULL: at the end */
-	CozeVersion version;
-	TupleDesc	desc;
-} CozeLogStream;
+#include "log/stream.h"
 
 struct CozeLogReader
 {
@@ -52,84 +42,11 @@ struct CozeLogReader
 	MemoryContext context;
 };
 
-/* NULL: it is empty. */
-static Relation
-open_segment(CozeSegmentTable table, int segment)
+/* Of other nodes' entries all are in the index. */
+static bool
+is_sparse(CozeOrigin origin)
 {
-	Relation	rel;
-
-	if (coze_log_segment_is_empty(segment))
-		return NULL;
-	rel = table_open(coze_segment_oids(table, segment).table, AccessShareLock);
-	if (RelationGetNumberOfBlocks(rel) == 0)
-	{
-		table_close(rel, AccessShareLock);
-		return NULL;
-	}
-	return rel;
-}
-
-static Relation
-open_only_index(Relation rel)
-{
-	List	   *indexes = RelationGetIndexList(rel);
-	Oid			indexid = linitial_oid(indexes);
-
-	list_free(indexes);
-	return index_open(indexid, AccessShareLock);
-}
-
-static void
-stream_advance(CozeLogStream *stream, ScanDirection direction)
-{
-	bool		isnull;
-
-	stream->tuple = systable_getnext_ordered(stream->scan, direction);
-	if (stream->tuple == NULL)
-		return;
-	stream->version.origin = (CozeOrigin) DatumGetInt64(heap_getattr(stream->tuple, 1, stream->desc, &isnull));
-	stream->version.hlc = DatumGetInt64(heap_getattr(stream->tuple, 2, stream->desc, &isnull));
-}
-
-/* Columns have the same numbers in the table and in its index. */
-static void
-stream_range(ScanKey keys, CozeOrigin origin, CozeHlc after, CozeHlc upto)
-{
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) origin));
-	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
-	ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(upto));
-}
-
-/* Entries of origin with after < hlc <= upto in one segment. */
-static void
-stream_open(CozeLogStream *stream, Relation segment, CozeOrigin origin, CozeHlc after,
-			CozeHlc upto, Snapshot snapshot, ScanDirection direction)
-{
-	ScanKeyData keys[3];
-
-	stream_range(keys, origin, after, upto);
-	stream->desc = RelationGetDescr(segment);
-	stream->index = open_only_index(segment);
-	stream->scan = systable_beginscan_ordered(segment, stream->index, snapshot, 3, keys);
-	stream_advance(stream, direction);
-}
-
-/* The same with the scan that is open. */
-static void
-stream_reopen(CozeLogStream *stream, CozeOrigin origin, CozeHlc after, CozeHlc upto)
-{
-	ScanKeyData keys[3];
-
-	stream_range(keys, origin, after, upto);
-	index_rescan(stream->scan->iscan, keys, lengthof(keys), NULL, 0);
-	stream_advance(stream, ForwardScanDirection);
-}
-
-static void
-stream_close(CozeLogStream *stream)
-{
-	systable_endscan_ordered(stream->scan);
-	index_close(stream->index, AccessShareLock);
+	return origin == coze_own_origin();
 }
 
 /* Chunks of one entry in one segment, from a number on. */
@@ -143,23 +60,24 @@ chunk_scan(Relation segment, Relation index, int64 chunks, uint64 from, Snapshot
 	return systable_beginscan_ordered(segment, index, snapshot, 2, keys);
 }
 
-/* The chunks of the stream's tuple, 0 if it has none. */
+/* The chunks of a row of log_N, 0 if it has none. */
 static int64
-stream_chunks(CozeLogStream *stream)
+row_chunks(HeapTuple tuple, TupleDesc desc)
 {
 	bool		isnull;
-	Datum		chunks = heap_getattr(stream->tuple, 3, stream->desc, &isnull);
+	Datum		chunks = heap_getattr(tuple, COZE_LOG_CHUNKS, desc, &isnull);
 
 	return isnull ? 0 : DatumGetInt64(chunks);
 }
 
-/* The head of the stream's tuple as it was appended: its version is in columns. */
+/* The head in a row of log_N as it was appended: its version is in columns. */
 static Size
-stream_head(CozeLogStream *stream, MemoryContext context, char **buf, Size *cap)
+row_head(HeapTuple tuple, TupleDesc desc, MemoryContext context, char **buf, Size *cap)
 {
+	CozeVersion version = coze_row_version(tuple);
 	bool		isnull;
 	struct varlena *payload = (struct varlena *)
-		DatumGetPointer(heap_getattr(stream->tuple, 4, stream->desc, &isnull));
+		DatumGetPointer(heap_getattr(tuple, COZE_LOG_PAYLOAD, desc, &isnull));
 	Size		size = COZE_WIRE_VERSION_SIZE + VARSIZE_ANY_EXHDR(payload);
 
 	if (*cap < size)
@@ -169,8 +87,8 @@ stream_head(CozeLogStream *stream, MemoryContext context, char **buf, Size *cap)
 		*cap = size + 512;
 		*buf = MemoryContextAlloc(context, *cap);
 	}
-	coze_store_u64(*buf, stream->version.origin);
-	coze_store_u64(*buf + 8, (uint64) stream->version.hlc);
+	coze_store_u64(*buf, version.origin);
+	coze_store_u64(*buf + 8, (uint64) version.hlc);
 	memcpy(*buf + COZE_WIRE_VERSION_SIZE, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
 	return size;
 }
@@ -184,7 +102,7 @@ coze_log_open(const CozeVector *after, const CozeVector *upto, Snapshot snapshot
 	reader->context = CurrentMemoryContext;
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
+		Relation	rel = coze_segment_open(COZE_SEGMENT_LOG, i);
 
 		if (rel != NULL)
 			reader->segments[reader->nsegments++] = rel;
@@ -199,10 +117,10 @@ coze_log_open(const CozeVector *after, const CozeVector *upto, Snapshot snapshot
 		{
 			CozeLogStream *stream = &reader->streams[reader->nstreams];
 
-			stream_open(stream, reader->segments[s], origin, from, upto->e[i].hlc,
-						snapshot, ForwardScanDirection);
+			coze_stream_open(stream, reader->segments[s], origin, from, upto->e[i].hlc,
+							 is_sparse(origin), snapshot);
 			if (stream->tuple == NULL)
-				stream_close(stream);
+				coze_stream_close(stream);
 			else
 				reader->nstreams++;
 		}
@@ -216,7 +134,7 @@ coze_log_next(CozeLogReader *reader, CozeLogEntry *entry)
 	CozeLogStream *lowest = NULL;
 
 	if (reader->current != NULL)
-		stream_advance(reader->current, ForwardScanDirection);
+		coze_stream_advance(reader->current);
 	for (int i = 0; i < reader->nstreams; i++)
 	{
 		CozeLogStream *stream = &reader->streams[i];
@@ -229,8 +147,8 @@ coze_log_next(CozeLogReader *reader, CozeLogEntry *entry)
 	if (lowest == NULL)
 		return false;
 	entry->version = lowest->version;
-	entry->chunks = stream_chunks(lowest);
-	entry->size = stream_head(lowest, reader->context, &reader->head, &reader->head_cap);
+	entry->chunks = row_chunks(lowest->tuple, lowest->desc);
+	entry->size = row_head(lowest->tuple, lowest->desc, reader->context, &reader->head, &reader->head_cap);
 	entry->head = reader->head;
 	return true;
 }
@@ -239,7 +157,7 @@ void
 coze_log_close(CozeLogReader *reader)
 {
 	for (int i = 0; i < reader->nstreams; i++)
-		stream_close(&reader->streams[i]);
+		coze_stream_close(&reader->streams[i]);
 	for (int i = 0; i < reader->nsegments; i++)
 		table_close(reader->segments[i], AccessShareLock);
 	if (reader->head != NULL)
@@ -247,108 +165,6 @@ coze_log_close(CozeLogReader *reader)
 	pfree(reader->streams);
 	pfree(reader);
 }
-
-/* --- entries by their versions ------------------------------------------------------ */
-
-/* More of them cost as much as to look the version up in the index. */
-#define FIND_STEPS 4
-
-struct CozeLogFinder
-{
-	Snapshot	snapshot;
-	int			n;
-	Relation	segments[COZE_LOG_SEGMENTS];
-	CozeLogStream streams[COZE_LOG_SEGMENTS];	/* scan is NULL: not looked into yet */
-	CozeVersion sought[COZE_LOG_SEGMENTS];	/* last, in each */
-	int			last;			/* where the last one was */
-	char	   *head;
-	Size		head_cap;
-	MemoryContext context;
-};
-
-CozeLogFinder *
-coze_log_find_begin(Snapshot snapshot)
-{
-	CozeLogFinder *finder = palloc0(sizeof(CozeLogFinder));
-
-	finder->snapshot = snapshot;
-	finder->context = CurrentMemoryContext;
-	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
-	{
-		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
-
-		if (rel != NULL)
-			finder->segments[finder->n++] = rel;
-	}
-	return finder;
-}
-
-/* Does a stream come to the version within a few steps?  It stays before or at it, or behind. */
-static bool
-stream_walk(CozeLogStream *stream, CozeVersion version)
-{
-	for (int i = 0; i < FIND_STEPS && stream->tuple != NULL && stream->version.hlc < version.hlc; i++)
-		stream_advance(stream, ForwardScanDirection);
-	return stream->tuple == NULL || stream->version.hlc >= version.hlc;
-}
-
-/* Rising versions of one origin are likely to be close to each other. */
-static bool
-find_in_segment(CozeLogFinder *finder, int s, CozeVersion version)
-{
-	CozeLogStream *stream = &finder->streams[s];
-	CozeVersion sought = finder->sought[s];
-
-	finder->sought[s] = version;
-	if (stream->scan == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(finder->context);
-
-		stream_open(stream, finder->segments[s], version.origin, version.hlc - 1, PG_INT64_MAX,
-					finder->snapshot, ForwardScanDirection);
-		MemoryContextSwitchTo(old);
-	}
-	else if (sought.origin != version.origin || sought.hlc > version.hlc ||
-			 !stream_walk(stream, version))
-		stream_reopen(stream, version.origin, version.hlc - 1, PG_INT64_MAX);
-	return stream->tuple != NULL && stream->version.hlc == version.hlc;
-}
-
-bool
-coze_log_find(CozeLogFinder *finder, CozeVersion version, CozeLogEntry *entry)
-{
-	for (int i = 0; i < finder->n; i++)
-	{
-		int			s = (finder->last + i) % finder->n;
-		CozeLogStream *stream = &finder->streams[s];
-
-		if (!find_in_segment(finder, s, version))
-			continue;
-		finder->last = s;
-		entry->version = version;
-		entry->chunks = stream_chunks(stream);
-		entry->size = stream_head(stream, finder->context, &finder->head, &finder->head_cap);
-		entry->head = finder->head;
-		return true;
-	}
-	return false;
-}
-
-void
-coze_log_find_end(CozeLogFinder *finder)
-{
-	for (int i = 0; i < finder->n; i++)
-	{
-		if (finder->streams[i].scan != NULL)
-			stream_close(&finder->streams[i]);
-		table_close(finder->segments[i], AccessShareLock);
-	}
-	if (finder->head != NULL)
-		pfree(finder->head);
-	pfree(finder);
-}
-
-/* --- what is there ---------------------------------------------------------------------- */
 
 bool
 coze_log_read_is_whole(const CozeVector *after)
@@ -361,36 +177,144 @@ coze_log_read_is_whole(const CozeVector *after)
 	return true;
 }
 
+/* The last entry of an origin with after < hlc <= upto; its head, palloc'd, if wanted. */
+static bool
+find_last(CozeOrigin origin, CozeHlc after, CozeHlc upto, bool sparse, Snapshot snapshot,
+		  bool with_head, CozeLogEntry *entry)
+{
+	bool		found = false;
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS && after < upto; i++)
+	{
+		Relation	rel = coze_segment_open(COZE_SEGMENT_LOG, i);
+		HeapTuple	tuple;
+
+		if (rel == NULL)
+			continue;
+		tuple = coze_stream_last(rel, origin, after, upto, sparse, snapshot);
+		if (tuple != NULL)
+		{
+			char	   *head = NULL;
+			Size		cap = 0;
+
+			found = true;
+			entry->version = coze_row_version(tuple);
+			entry->chunks = row_chunks(tuple, RelationGetDescr(rel));
+			if (with_head)
+				entry->size = row_head(tuple, RelationGetDescr(rel), CurrentMemoryContext, &head, &cap);
+			entry->head = head;
+			heap_freetuple(tuple);
+			after = entry->version.hlc;
+		}
+		table_close(rel, AccessShareLock);
+	}
+	return found;
+}
+
 bool
 coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 			  CozeHlc *hlc, char **head, Size *size)
 {
-	bool		found = false;
+	CozeLogEntry entry;
 
+	if (!find_last(origin, 0, upto, is_sparse(origin), snapshot, head != NULL, &entry))
+		return false;
+	*hlc = entry.version.hlc;
+	if (head != NULL)
+	{
+		*head = unconstify(char *, entry.head);
+		*size = entry.size;
+	}
+	return true;
+}
+
+CozeHlc
+coze_log_highest(CozeOrigin origin, Snapshot snapshot)
+{
+	CozeLogEntry entry;
+
+	return find_last(origin, 0, PG_INT64_MAX, true, snapshot, false, &entry) ? entry.version.hlc : 0;
+}
+
+/* --- entries by their versions ------------------------------------------------------ */
+
+struct CozeLogFinder
+{
+	Snapshot	snapshot;
+	int			n;
+	Relation	segments[COZE_LOG_SEGMENTS];
+	int			last;			/* where the last one was: the segment, and the page in it */
+	BlockNumber block;
+	char	   *head;
+	Size		head_cap;
+	MemoryContext context;
+};
+
+CozeLogFinder *
+coze_log_find_begin(Snapshot snapshot)
+{
+	CozeLogFinder *finder = palloc0(sizeof(CozeLogFinder));
+
+	finder->snapshot = snapshot;
+	finder->context = CurrentMemoryContext;
+	finder->block = InvalidBlockNumber;
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
-		CozeLogStream stream;
+		Relation	rel = coze_segment_open(COZE_SEGMENT_LOG, i);
 
-		if (rel == NULL)
-			continue;
-		stream_open(&stream, rel, origin, found ? *hlc : 0, upto, snapshot, BackwardScanDirection);
-		if (stream.tuple != NULL)
-		{
-			*hlc = stream.version.hlc;
-			found = true;
-			if (head != NULL)
-			{
-				Size		cap = 0;
-
-				*head = NULL;
-				*size = stream_head(&stream, CurrentMemoryContext, head, &cap);
-			}
-		}
-		stream_close(&stream);
-		table_close(rel, AccessShareLock);
+		if (rel != NULL)
+			finder->segments[finder->n++] = rel;
 	}
-	return found;
+	return finder;
+}
+
+/* Entries that are wanted one after another are likely to be close to each other. */
+static HeapTuple
+find_row(CozeLogFinder *finder, CozeVersion version)
+{
+	HeapTuple	tuple = NULL;
+
+	if (finder->block != InvalidBlockNumber)
+		tuple = coze_stream_find_in_page(finder->segments[finder->last], finder->block, version, finder->snapshot);
+	for (int i = 0; i < finder->n && tuple == NULL; i++)
+	{
+		int			s = (finder->last + i) % finder->n;
+
+		tuple = coze_stream_last(finder->segments[s], version.origin, version.hlc - 1, version.hlc,
+								 is_sparse(version.origin), finder->snapshot);
+		if (tuple == NULL)
+			continue;
+		finder->last = s;
+		finder->block = ItemPointerGetBlockNumber(&tuple->t_self);
+	}
+	return tuple;
+}
+
+bool
+coze_log_find(CozeLogFinder *finder, CozeVersion version, CozeLogEntry *entry)
+{
+	HeapTuple	tuple = find_row(finder, version);
+	TupleDesc	desc;
+
+	if (tuple == NULL)
+		return false;
+	desc = RelationGetDescr(finder->segments[finder->last]);
+	entry->version = version;
+	entry->chunks = row_chunks(tuple, desc);
+	entry->size = row_head(tuple, desc, finder->context, &finder->head, &finder->head_cap);
+	entry->head = finder->head;
+	heap_freetuple(tuple);
+	return true;
+}
+
+void
+coze_log_find_end(CozeLogFinder *finder)
+{
+	for (int i = 0; i < finder->n; i++)
+		table_close(finder->segments[i], AccessShareLock);
+	if (finder->head != NULL)
+		pfree(finder->head);
+	pfree(finder);
 }
 
 /* --- what a segment is needed for ------------------------------------------------ */
@@ -399,7 +323,7 @@ coze_log_last(CozeOrigin origin, CozeHlc upto, Snapshot snapshot,
 static bool
 next_origin(Relation segment, Snapshot snapshot, CozeOrigin *origin)
 {
-	Relation	index = open_only_index(segment);
+	Relation	index = coze_segment_index_open(segment);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -418,7 +342,7 @@ next_origin(Relation segment, Snapshot snapshot, CozeOrigin *origin)
 static bool
 holds_chunks(Relation chunk_segment, int64 chunks, Snapshot snapshot)
 {
-	Relation	index = open_only_index(chunk_segment);
+	Relation	index = coze_segment_index_open(chunk_segment);
 	SysScanDesc scan = chunk_scan(chunk_segment, index, chunks, 0, snapshot);
 	bool		found = systable_getnext_ordered(scan, ForwardScanDirection) != NULL;
 
@@ -441,18 +365,17 @@ has_entry_above(Relation segment, CozeHlc limit, Relation chunk_segment, Snapsho
 	{
 		CozeLogStream stream;
 
-		stream_open(&stream, segment, origin, limit, PG_INT64_MAX, snapshot,
-					ForwardScanDirection);
+		coze_stream_open(&stream, segment, origin, limit, PG_INT64_MAX, is_sparse(origin), snapshot);
 		while (!found && stream.tuple != NULL)
 		{
-			int64		chunks = stream_chunks(&stream);
+			int64		chunks = row_chunks(stream.tuple, stream.desc);
 
 			found = chunk_segment == NULL ||
 				(chunks != 0 && holds_chunks(chunk_segment, chunks, snapshot));
 			if (!found)
-				stream_advance(&stream, ForwardScanDirection);
+				coze_stream_advance(&stream);
 		}
-		stream_close(&stream);
+		coze_stream_close(&stream);
 	}
 	return found;
 }
@@ -460,14 +383,14 @@ has_entry_above(Relation segment, CozeHlc limit, Relation chunk_segment, Snapsho
 bool
 coze_log_segment_is_needed(int segment, CozeHlc limit, Snapshot snapshot)
 {
-	Relation	heads = open_segment(COZE_SEGMENT_LOG, segment);
-	Relation	chunks = open_segment(COZE_SEGMENT_CHUNK, segment);
+	Relation	heads = coze_segment_open(COZE_SEGMENT_LOG, segment);
+	Relation	chunks = coze_segment_open(COZE_SEGMENT_CHUNK, segment);
 	bool		needed = heads != NULL && has_entry_above(heads, limit, NULL, snapshot);
 
 	for (int i = 1; i <= COZE_LOG_SEGMENTS && chunks != NULL && !needed &&
 		 COZE_RULE("open-segment"); i++)
 	{
-		Relation	rel = open_segment(COZE_SEGMENT_LOG, i);
+		Relation	rel = coze_segment_open(COZE_SEGMENT_LOG, i);
 
 		if (rel == NULL)
 			continue;
@@ -500,6 +423,27 @@ coze_own_committed(void)
 
 /* --- chunks -------------------------------------------------------------------- */
 
+/* The chunks of one entry in one segment. */
+typedef struct ChunkStream
+{
+	Relation	segment;
+	Relation	index;
+	SysScanDesc scan;
+	HeapTuple	tuple;			/* next one; NULL: at the end */
+	uint64		seq;
+} ChunkStream;
+
+static void
+chunk_advance(ChunkStream *stream)
+{
+	bool		isnull;
+
+	stream->tuple = systable_getnext_ordered(stream->scan, ForwardScanDirection);
+	if (stream->tuple != NULL)
+		stream->seq = (uint64) DatumGetInt64(heap_getattr(stream->tuple, 2, RelationGetDescr(stream->segment),
+														  &isnull));
+}
+
 /*
  * Merges the segments: a long transaction may have begun in one and ended in
  * another, and its chunks need not have been written in the order of their numbers.
@@ -507,45 +451,43 @@ coze_own_committed(void)
 void
 coze_log_read_chunks(int64 chunks, Snapshot snapshot, CozeChunkCallback callback, void *arg)
 {
-	Relation	segments[COZE_LOG_SEGMENTS];
-	CozeLogStream streams[COZE_LOG_SEGMENTS];
+	ChunkStream streams[COZE_LOG_SEGMENTS];
 	int			n = 0;
 
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment(COZE_SEGMENT_CHUNK, i);
-		CozeLogStream *stream = &streams[n];
+		Relation	rel = coze_segment_open(COZE_SEGMENT_CHUNK, i);
+		ChunkStream *stream = &streams[n];
 
 		if (rel == NULL)
 			continue;
-		stream->index = open_only_index(rel);
-		stream->desc = RelationGetDescr(rel);
+		stream->segment = rel;
+		stream->index = coze_segment_index_open(rel);
 		stream->scan = chunk_scan(rel, stream->index, chunks, 0, snapshot);
-		stream_advance(stream, ForwardScanDirection);
-		segments[n++] = rel;
+		chunk_advance(stream);
+		n++;
 	}
 	for (;;)
 	{
-		CozeLogStream *lowest = NULL;
+		ChunkStream *lowest = NULL;
 		Datum		payload;
 		bool		isnull;
 
-		/* version.hlc is the second column: here the number of the chunk */
 		for (int i = 0; i < n; i++)
-			if (streams[i].tuple != NULL &&
-				(lowest == NULL || streams[i].version.hlc < lowest->version.hlc))
+			if (streams[i].tuple != NULL && (lowest == NULL || streams[i].seq < lowest->seq))
 				lowest = &streams[i];
 		if (lowest == NULL)
 			break;
-		payload = heap_getattr(lowest->tuple, 3, lowest->desc, &isnull);
+		payload = heap_getattr(lowest->tuple, 3, RelationGetDescr(lowest->segment), &isnull);
 		callback(arg, VARDATA_ANY(DatumGetPointer(payload)),
 				 VARSIZE_ANY_EXHDR(DatumGetPointer(payload)));
-		stream_advance(lowest, ForwardScanDirection);
+		chunk_advance(lowest);
 	}
 	for (int i = 0; i < n; i++)
 	{
-		stream_close(&streams[i]);
-		table_close(segments[i], AccessShareLock);
+		systable_endscan_ordered(streams[i].scan);
+		index_close(streams[i].index, AccessShareLock);
+		table_close(streams[i].segment, AccessShareLock);
 	}
 }
 
@@ -557,14 +499,14 @@ coze_log_read_chunk(int64 chunks, uint64 from, Snapshot snapshot,
 
 	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
 	{
-		Relation	rel = open_segment(COZE_SEGMENT_CHUNK, i);
+		Relation	rel = coze_segment_open(COZE_SEGMENT_CHUNK, i);
 		Relation	index;
 		SysScanDesc scan;
 		HeapTuple	tuple;
 
 		if (rel == NULL)
 			continue;
-		index = open_only_index(rel);
+		index = coze_segment_index_open(rel);
 		scan = chunk_scan(rel, index, chunks, from, snapshot);
 		tuple = systable_getnext_ordered(scan, ForwardScanDirection);
 		if (tuple != NULL)

@@ -92,10 +92,8 @@ static void
 restore_origin(CozeRestored *restored, CozeOrigin origin, Snapshot snapshot)
 {
 	CozeHlc		hlc = coze_vector_get(&restored->base, origin);
-	CozeHlc		last;
 
-	if (coze_log_last(origin, PG_INT64_MAX, snapshot, &last, NULL, NULL))
-		hlc = Max(hlc, last);
+	hlc = Max(hlc, coze_log_highest(origin, snapshot));
 	restored->clock = Max(restored->clock, hlc);
 	if (origin == restored->origin)
 		restored->own_last = hlc;
