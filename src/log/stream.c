@@ -184,16 +184,17 @@ take_page(CozeLogStream *stream, BlockNumber block, CozeVersion leader)
 {
 	PageWanted	wanted = {leader.origin, Max(stream->after, leader.hlc - 1),
 	Min(stream->upto, leader.hlc + COZE_LOG_SPAN)};
+	CozePageTaken *taken = &stream->taken[block % COZE_PAGES_TAKEN];
 	OffsetNumber offset = InvalidOffsetNumber;
 	HeapTupleData tuple;
 	Buffer		buffer;
 	MemoryContext old;
 
-	/* leaders are often neighbours: all may be, after the index was built */
-	if (block == stream->block)
-		wanted.after = Max(wanted.after, stream->block_upto);
-	stream->block = block;
-	stream->block_upto = Max(wanted.after, wanted.upto);
+	/* where the index is whole, each row of a page is a leader */
+	if (block == taken->block)
+		wanted.after = Max(wanted.after, taken->upto);
+	taken->block = block;
+	taken->upto = Max(wanted.after, wanted.upto);
 	if (wanted.after >= wanted.upto)
 		return;
 	old = MemoryContextSwitchTo(stream->context);
@@ -279,7 +280,8 @@ coze_stream_open(CozeLogStream *stream, Relation segment, CozeOrigin origin, Coz
 	stream->after = after;
 	stream->upto = upto;
 	stream->sparse = sparse;
-	stream->block = InvalidBlockNumber;
+	for (int i = 0; i < COZE_PAGES_TAKEN; i++)
+		stream->taken[i].block = InvalidBlockNumber;
 	stream->context = CurrentMemoryContext;
 	if (sparse)
 		stream->rows = pairingheap_allocate(lower_first, NULL);

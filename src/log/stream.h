@@ -30,6 +30,15 @@
 #define COZE_LOG_CHUNKS 3
 #define COZE_LOG_PAYLOAD 4
 
+/* A page that was read, and up to which hlc. */
+typedef struct CozePageTaken
+{
+	BlockNumber block;
+	CozeHlc		upto;
+} CozePageTaken;
+
+#define COZE_PAGES_TAKEN 8
+
 typedef struct CozeLogStream
 {
 	HeapTuple	tuple;			/* the next one, valid until the next call; NULL: at the end */
@@ -45,8 +54,7 @@ typedef struct CozeLogStream
 	CozeHlc		upto;
 	bool		sparse;
 	CozeHlc		reached;		/* of sparse ones: all rows up to there are in hand */
-	BlockNumber block;			/* the page read last, and up to where */
-	CozeHlc		block_upto;
+	CozePageTaken taken[COZE_PAGES_TAKEN];	/* by number of page */
 	pairingheap *rows;			/* in hand */
 	MemoryContext context;
 } CozeLogStream;
