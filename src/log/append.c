@@ -3,7 +3,7 @@
  * append.c
  *		Rows into the change log.
  *
- * Straight into the heap and its one index, without executor, planner or
+ * Straight into the heap and its index, without executor, planner or
  * privileges: every writer of a synced table comes through here at commit.
  *
  * Some heads go into the heap alone: those of this backend's own entries behind one that is
@@ -58,13 +58,16 @@ static CozeLeader next_leader;	/* was inserted by the transaction at hand */
 static IndexInfo *
 segment_index_info(Relation index)
 {
+	const Form_pg_index form = index->rd_index;
+
+	if (!form->indisunique || form->indnkeyatts != 2 || form->indkey.values[0] != 1 || form->indkey.values[1] != 2)
+		elog(ERROR, "index \"%s\" is not one of the log's", RelationGetRelationName(index));
 	if (index_info == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
 		index_info = BuildIndexInfo(index);
 		MemoryContextSwitchTo(old);
-		Assert(index_info->ii_Unique && index_info->ii_NumIndexKeyAttrs == 2);
 	}
 	return index_info;
 }
@@ -75,15 +78,13 @@ segment_index_info(Relation index)
  * that still is to be written in (coze_log_segment_is_empty).
  */
 static Relation
-open_current(CozeSegmentTable table, CozeSegmentOids *found)
+open_current(CozeSegmentTable table)
 {
 	for (;;)
 	{
 		int			segment = coze_current_segment();
-		Relation	rel;
+		Relation	rel = table_open(coze_segment_oid(table, segment), RowExclusiveLock);
 
-		*found = coze_segment_oids(table, segment);
-		rel = table_open(found->table, RowExclusiveLock);
 		if (segment == coze_current_segment())
 			return rel;
 		table_close(rel, NoLock);
@@ -93,12 +94,13 @@ open_current(CozeSegmentTable table, CozeSegmentOids *found)
 void
 coze_log_lock_current(Oid *log, Oid *chunk)
 {
-	CozeSegmentOids found;
+	Relation	rel = open_current(COZE_SEGMENT_LOG);
 
-	table_close(open_current(COZE_SEGMENT_LOG, &found), NoLock);
-	*log = found.table;
-	table_close(open_current(COZE_SEGMENT_CHUNK, &found), NoLock);
-	*chunk = found.table;
+	*log = RelationGetRelid(rel);
+	table_close(rel, NoLock);
+	rel = open_current(COZE_SEGMENT_CHUNK);
+	*chunk = RelationGetRelid(rel);
+	table_close(rel, NoLock);
 }
 
 static bool
@@ -134,6 +136,24 @@ coze_log_append_ended(bool committed)
 	next_leader.version.hlc = 0;
 }
 
+/* Into the index; into two of them while REINDEX CONCURRENTLY runs. */
+static void
+index_row(Relation rel, Datum *values, bool *isnull, HeapTuple tuple)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+
+	for (int i = 0; i < list_length(indexes); i++)
+	{
+		Relation	index = index_open(list_nth_oid(indexes, i), RowExclusiveLock);
+
+		if (index->rd_index->indisready)
+			index_insert(index, values, isnull, &tuple->t_self, rel, UNIQUE_CHECK_YES, false,
+						 segment_index_info(index));
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+}
+
 /*
  * Insert a row into the current segment; its first two columns are the index's key.  own: the
  * version, if it is the head of an own entry.
@@ -141,20 +161,13 @@ coze_log_append_ended(bool committed)
 static void
 insert_row(CozeSegmentTable table, Datum *values, bool *isnull, const CozeVersion *own)
 {
-	CozeSegmentOids found;
-	Relation	rel = open_current(table, &found);
+	Relation	rel = open_current(table);
 	HeapTuple	tuple;
 
 	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
 	if (own == NULL || becomes_leader(rel, &tuple->t_self, *own))
-	{
-		Relation	index = index_open(found.index, RowExclusiveLock);
-
-		index_insert(index, values, isnull, &tuple->t_self, rel, UNIQUE_CHECK_YES, false,
-					 segment_index_info(index));
-		index_close(index, NoLock);
-	}
+		index_row(rel, values, isnull, tuple);
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
 }

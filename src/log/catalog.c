@@ -7,7 +7,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -21,7 +20,7 @@
 static const char *const segment_table_names[] = {"log", "chunk"};
 
 /* Of segments, from 1; InvalidOid: not looked up. */
-static CozeSegmentOids oids[lengthof(segment_table_names)][COZE_LOG_SEGMENTS + 1];
+static Oid	oids[lengthof(segment_table_names)][COZE_LOG_SEGMENTS + 1];
 
 Oid
 coze_relation_oid(const char *name, bool missing_ok)
@@ -56,36 +55,27 @@ forget_oids(Datum arg, int cacheid, uint32 hashvalue)
 	memset(oids, 0, sizeof(oids));
 }
 
-static CozeSegmentOids
+static Oid
 look_up(CozeSegmentTable table, int segment)
 {
 	static bool registered = false;
 	char		name[NAMEDATALEN];
-	Relation	rel;
-	List	   *indexes;
-	CozeSegmentOids found;
+	Oid			found;
 
 	if (!registered)
 		CacheRegisterSyscacheCallback(RELOID, forget_oids, (Datum) 0);
 	registered = true;
 	snprintf(name, sizeof(name), "%s_%d", segment_table_names[table], segment);
-	rel = table_open(coze_relation_oid(name, false), AccessShareLock);
-	indexes = RelationGetIndexList(rel);
-	if (list_length(indexes) != 1)
-		elog(ERROR, "cozesync.%s has %d indexes", name, list_length(indexes));
-	found.table = RelationGetRelid(rel);
-	found.index = linitial_oid(indexes);
-	list_free(indexes);
-	table_close(rel, AccessShareLock);
-	/* not before: opening it may have brought news */
+	found = coze_relation_oid(name, false);
+	/* not before: looking it up may have brought news */
 	oids[table][segment] = found;
 	return found;
 }
 
-CozeSegmentOids
-coze_segment_oids(CozeSegmentTable table, int segment)
+Oid
+coze_segment_oid(CozeSegmentTable table, int segment)
 {
-	CozeSegmentOids found = oids[table][segment];
+	Oid			found = oids[table][segment];
 
-	return OidIsValid(found.table) ? found : look_up(table, segment);
+	return OidIsValid(found) ? found : look_up(table, segment);
 }

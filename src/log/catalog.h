@@ -16,21 +16,15 @@
  */
 extern Oid	coze_relation_oid(const char *name, bool missing_ok);
 
-/* The two tables of a segment of the log, each with one index, on its first two columns. */
+/* The two tables of a segment of the log, each with an index on its first two columns. */
 typedef enum CozeSegmentTable
 {
 	COZE_SEGMENT_LOG,			/* heads of entries */
 	COZE_SEGMENT_CHUNK,			/* bodies that do not fit beside them */
 } CozeSegmentTable;
 
-typedef struct CozeSegmentOids
-{
-	Oid			table;
-	Oid			index;
-} CozeSegmentOids;
-
-/* Kept until something in pg_class changes. */
-extern CozeSegmentOids coze_segment_oids(CozeSegmentTable table, int segment);
+/* Oid of the table; kept until something in pg_class changes. */
+extern Oid	coze_segment_oid(CozeSegmentTable table, int segment);
 
 /* Who owns the extension's tables: what is written there on the way is written as he. */
 extern Oid	coze_extension_owner(void);

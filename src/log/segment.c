@@ -48,7 +48,7 @@ segment_blocks(int segment)
 
 	for (CozeSegmentTable i = COZE_SEGMENT_LOG; i <= COZE_SEGMENT_CHUNK; i++)
 	{
-		Relation	rel = table_open(coze_segment_oids(i, segment).table, AccessShareLock);
+		Relation	rel = table_open(coze_segment_oid(i, segment), AccessShareLock);
 
 		blocks += RelationGetNumberOfBlocks(rel);
 		table_close(rel, AccessShareLock);
@@ -149,8 +149,8 @@ empty_segment(int segment, CozeHlc limit)
 	SPI_connect();
 	if (!coze_log_segment_is_needed(segment, limit, GetActiveSnapshot()) &&
 		note_emptied(limit) &&
-		ConditionalLockRelationOid(coze_segment_oids(COZE_SEGMENT_LOG, segment).table, AccessExclusiveLock) &&
-		ConditionalLockRelationOid(coze_segment_oids(COZE_SEGMENT_CHUNK, segment).table, AccessExclusiveLock))
+		ConditionalLockRelationOid(coze_segment_oid(COZE_SEGMENT_LOG, segment), AccessExclusiveLock) &&
+		ConditionalLockRelationOid(coze_segment_oid(COZE_SEGMENT_CHUNK, segment), AccessExclusiveLock))
 	{
 		/* who wrote in it has ended: look again, with a snapshot that shows it */
 		PushActiveSnapshot(GetLatestSnapshot());

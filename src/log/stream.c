@@ -74,7 +74,7 @@ coze_segment_open(CozeSegmentTable table, int segment)
 
 	if (coze_log_segment_is_empty(segment))
 		return NULL;
-	rel = table_open(coze_segment_oids(table, segment).table, AccessShareLock);
+	rel = table_open(coze_segment_oid(table, segment), AccessShareLock);
 	if (RelationGetNumberOfBlocks(rel) == 0)
 	{
 		table_close(rel, AccessShareLock);
@@ -83,14 +83,29 @@ coze_segment_open(CozeSegmentTable table, int segment)
 	return rel;
 }
 
+/* While REINDEX CONCURRENTLY runs, or if it has failed, there are others beside the valid one. */
 Relation
 coze_segment_index_open(Relation rel)
 {
 	List	   *indexes = RelationGetIndexList(rel);
-	Oid			indexid = linitial_oid(indexes);
+	Relation	found = NULL;
 
+	for (int i = 0; i < list_length(indexes) && found == NULL; i++)
+	{
+		found = index_open(list_nth_oid(indexes, i), AccessShareLock);
+		if (!found->rd_index->indisvalid)
+		{
+			index_close(found, AccessShareLock);
+			found = NULL;
+		}
+	}
 	list_free(indexes);
-	return index_open(indexid, AccessShareLock);
+	if (found == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cozesync.%s has no valid index", RelationGetRelationName(rel)),
+				 errhint("Use REINDEX TABLE cozesync.%s.", RelationGetRelationName(rel))));
+	return found;
 }
 
 /* The first two columns are of fixed width and never null. */
@@ -178,23 +193,29 @@ scan_leaders(Relation segment, Relation index, CozeOrigin origin, CozeHlc after,
 	return systable_beginscan_ordered(segment, index, snapshot, 3, keys);
 }
 
-/* Take the rows of a leader's page that may be its followers, and itself. */
+/*
+ * Take the rows of a leader's page that may be its followers, and itself.  Where the index is
+ * whole each row of the page is a leader: so those of the next ones are taken, too.
+ */
 static void
 take_page(CozeLogStream *stream, BlockNumber block, CozeVersion leader)
 {
-	PageWanted	wanted = {leader.origin, Max(stream->after, leader.hlc - 1),
-	Min(stream->upto, leader.hlc + COZE_LOG_SPAN)};
 	CozePageTaken *taken = &stream->taken[block % COZE_PAGES_TAKEN];
+	PageWanted	wanted = {leader.origin, Max(stream->after, leader.hlc - 1), leader.hlc + COZE_LOG_SPAN};
 	OffsetNumber offset = InvalidOffsetNumber;
 	HeapTupleData tuple;
 	Buffer		buffer;
 	MemoryContext old;
 
-	/* where the index is whole, each row of a page is a leader */
-	if (block == taken->block)
+	if (taken->block == block)
+	{
+		if (wanted.upto <= taken->upto)
+			return;
 		wanted.after = Max(wanted.after, taken->upto);
+	}
 	taken->block = block;
-	taken->upto = Max(wanted.after, wanted.upto);
+	taken->upto = wanted.upto + COZE_LOG_SPAN;
+	wanted.upto = Min(stream->upto, taken->upto);
 	if (wanted.after >= wanted.upto)
 		return;
 	old = MemoryContextSwitchTo(stream->context);

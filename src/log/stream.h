@@ -61,7 +61,7 @@ typedef struct CozeLogStream
 
 /* NULL if it is empty: what comes is not visible to a snapshot taken before. */
 extern Relation coze_segment_open(CozeSegmentTable table, int segment);
-/* A segment's table has one index. */
+/* The index by which to read a segment's table. */
 extern Relation coze_segment_index_open(Relation rel);
 
 /*
