@@ -78,7 +78,16 @@ struct CozeSource
 	uint64		batch_entries;
 	CozeHlc		batch_hlc;
 	bool		behind;
+	Size		pace;			/* most for one batch, see PACE_FIRST */
 };
+
+/*
+ * The peer takes a batch as a whole: while a large one is read, sent and checked nobody
+ * over there has anything to apply.  So who has fallen behind gets a small one first, and
+ * each is twice as large as the one before.
+ */
+#define PACE_FIRST	(64 * 1024)
+#define PACE_MAX	(1024 * 1024 * 1024)
 
 /* --- making, beginning ------------------------------------------------------------ */
 
@@ -95,6 +104,7 @@ coze_source_make(const CozeHello *hello, MemoryContext parent)
 	source->greeted.p = MemoryContextAlloc(context, size + 1);
 	memcpy(source->greeted.p, hello->held.p, size);
 	source->ask = true;
+	source->pace = PACE_FIRST;
 	return source;
 }
 
@@ -563,6 +573,7 @@ coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 	MemoryContext old;
 
 	COZE_DEBUG_POINT("source-before-fill");
+	limit = Min(limit, source->pace);
 	horizon = coze_clock_horizon(NULL);
 	source->batch_entries = 0;
 	source->batch_hlc = 0;
@@ -583,6 +594,7 @@ coze_source_fill(CozeSource *source, CozeBuf *batch, Size limit)
 	if (source->ask)
 		batch->size = 0;
 	source->behind = batch->size >= limit;
+	source->pace = source->behind ? Min(2 * source->pace, PACE_MAX) : PACE_FIRST;
 	if (batch->size == 0)
 	{
 		source->horizon = horizon;
