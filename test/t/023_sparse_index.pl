@@ -102,8 +102,12 @@ scenario('long after its leader', 'follower-near', sub {
             WHILE clock_timestamp() < since + interval '300 ms' LOOP PERFORM pg_sleep(0.01); END LOOP;
         END $$;
         CALL each_row(2, 1)});
-    return sql($a, q{SELECT count(*) FROM cozesync.entries((SELECT max(hlc) - interval '1 us' FROM logged))
-        WHERE origin = cozesync.node_name()}) == 1;
+    return sql($a, q{
+        WITH its AS MATERIALIZED (
+            SELECT e.hlc FROM cozesync.entries() e WHERE e.xid = (SELECT xmin::text::bigint FROM u WHERE id = 2)
+                AND e.origin = cozesync.node_name())
+        SELECT count(*) FROM its, cozesync.entries(its.hlc - interval '1 us') e
+         WHERE e.hlc = its.hlc AND e.origin = cozesync.node_name()}) == 1;
 });
 
 scenario('reading on in the midst of a page', 'begin-earlier', sub {
