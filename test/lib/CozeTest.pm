@@ -20,7 +20,7 @@ our @EXPORT = qw(
     new_node new_group new_pair form_group join_node node_dsn
     wait_sync wait_quiet poll_until digest digests same_rows rows_of conflicts_of
     debug_stop debug_go wait_stopped debug_rule background
-    exec_all sql_error restart_node crash_node
+    exec_all sql_error restart_node crash_node log_is_found
 );
 
 our $timeout = $PostgreSQL::Test::Utils::timeout_default;
@@ -295,6 +295,18 @@ sub debug_rule
     $node->safe_psql($dbname // 'postgres', sprintf(
         q{SELECT cozesync.debug_rule('%s', %s)}, $rule, $off ? 'true' : 'false'));
     return;
+}
+
+# Each own entry that lies in the log is found there.  A segment may be emptied between the two
+# looks at it, so that another try tells.
+sub log_is_found
+{
+    my ($node, $dbname) = @_;
+    return poll_until($node, 'SELECT count(*) = 0 FROM (' .
+        join(' UNION ALL ', map { "SELECT origin, hlc FROM cozesync.log_$_" } 1 .. 8) .
+        ') l JOIN cozesync.local_node n USING (origin)
+        LEFT JOIN cozesync.entries() e ON e.origin = cozesync.node_name() AND cozesync.time_hlc(e.hlc) = l.hlc
+        WHERE e.hlc IS NULL', 't', $dbname);
 }
 
 # Start SQL in a session of its own without waiting for its end.  Returns an

@@ -150,5 +150,6 @@ for my $round (1 .. $rounds)
         join(',', (0) x @nodes), "round $round: no sign of divergence") or last;
 }
 cmp_ok($a->safe_psql('postgres', 'SELECT count(*) FROM cozesync.conflicts'), '>', 0, 'there were conflicts');
+ok(log_is_found($_), 'each entry of node ' . $_->name . ' is found in its log') for @nodes;
 
 done_testing();

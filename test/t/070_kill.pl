@@ -142,6 +142,7 @@ for my $node (@nodes)
     is($node->safe_psql('postgres', q{SELECT count(*) FROM cozesync.conflicts
             WHERE relation::text IN ('only_inserts', 'large')}),
         0, "no row came twice on node $name");
+    ok(log_is_found($node), "each entry of node $name is found in its log");
     my @alarming = grep { /PANIC|TRAP:|damaged|unique constraint "(log|chunk)_/ }
         split /\n/, slurp_file($node->logfile);
     is(scalar @alarming, 0, "nothing alarming in the log of node $name")
