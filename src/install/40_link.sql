@@ -19,11 +19,11 @@ COMMENT ON FUNCTION cozesync.hello(bytea) IS 'for peers: begins a link; both sid
 -- Peers only.
 REVOKE ALL ON FUNCTION cozesync.hello(bytea) FROM PUBLIC;
 
+-- No setting is pinned on it: that took a seventh of a peer's session, and it looks up nothing by name.
 CREATE FUNCTION cozesync.receive(batch bytea)
 RETURNS bytea
 AS 'MODULE_PATHNAME', 'coze_receive'
-LANGUAGE C VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp;
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION cozesync.receive(bytea) IS 'for peers: takes a batch of changes and acknowledges; NULL in asks only, NULL out refuses';
 -- Peers only.
 REVOKE ALL ON FUNCTION cozesync.receive(bytea) FROM PUBLIC;
