@@ -584,6 +584,16 @@ keep_reporting(void)
 	reporting.hlc = 0;
 }
 
+/* The cut stays below those. */
+static CozeHlc
+late_limit(void)
+{
+	if (!COZE_RULE("late-first"))
+		return PG_INT64_MAX;
+	coze_index_begin();
+	return coze_index_lowest_late() - 1;
+}
+
 /*
  * Own entries that did not see what was applied before they became visible: their
  * conflicts, and what they wrote although it lost.
@@ -846,5 +856,6 @@ coze_applier_main(Datum main_arg)
 	heed_group();
 	retries_seen = coze_stop_retries();
 	coze_prune_hook = coze_records_keep;
+	coze_prune_limit_hook = late_limit;
 	work();
 }

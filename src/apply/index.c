@@ -840,11 +840,22 @@ remember_late(CozeVersion version)
 	late[nlate++] = version;
 }
 
-/* It could not be dealt with yet. */
 void
 coze_index_put_back_late(CozeVersion version)
 {
 	remember_late(version);
+	late[nlate - 1] = late[0];
+	late[0] = version;
+}
+
+CozeHlc
+coze_index_lowest_late(void)
+{
+	CozeHlc		lowest = PG_INT64_MAX;
+
+	for (int i = 0; i < nlate; i++)
+		lowest = Min(lowest, late[i].hlc);
+	return lowest;
 }
 
 /* What was decided in this transaction is not to be relied on. */

@@ -88,7 +88,10 @@ extern void coze_index_spoil(void);
  * hold on to.  False: none.
  */
 extern bool coze_index_take_late(CozeVersion *version);
+/* It could not be dealt with yet: its turn comes after that of the others. */
 extern void coze_index_put_back_late(CozeVersion version);
+/* The lowest hlc of those that are not dealt with; PG_INT64_MAX: there are none. */
+extern CozeHlc coze_index_lowest_late(void);
 
 extern void coze_index_commit(void);
 extern void coze_index_abort(void);

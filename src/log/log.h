@@ -150,6 +150,10 @@ extern char *coze_log_held_by(void);
 typedef void (*CozePruneHook) (CozeHlc old_cut, CozeHlc new_cut);
 extern CozePruneHook coze_prune_hook;
 
+/* Up to where the cut may go for all that is still to be done with entries here. */
+typedef CozeHlc (*CozePruneLimitHook) (void);
+extern CozePruneLimitHook coze_prune_limit_hook;
+
 /* Does this node owe the group a beat?  cut.h's rule on what the log says. */
 extern bool coze_log_beat_due(void);
 

@@ -10,6 +10,10 @@
  * entry that was pruned.  The base vector, the base records (coze_prune_hook)
  * and the cut are stored by one transaction.
  *
+ * Nor may the cut pass an own entry whose conflicts are still to be gone through here
+ * (coze_prune_limit_hook): folded into the states at the cut once more, it would be taken
+ * for the latest.
+ *
  * A dropped member leaves the cut once every survivor has seen the entry that dropped it
  * and all name the same last entry of it (cut.h).
  *
@@ -43,6 +47,7 @@
 #include "settings.h"
 
 CozePruneHook coze_prune_hook = NULL;
+CozePruneLimitHook coze_prune_limit_hook = NULL;
 
 /* What one look at the log tells about the group. */
 typedef struct CozeSurvey
@@ -310,6 +315,7 @@ bool
 coze_log_prune(void)
 {
 	CozeSurvey	s;
+	CozeHlc		limit = PG_INT64_MAX;
 	CozeHlc		cut;
 	CozeVector	base;
 	bool		moved;
@@ -320,8 +326,11 @@ coze_log_prune(void)
 	if (coze_attach() == COZE_NODE_READY)
 	{
 		SPI_connect();
+		/* before the survey: what comes to light later lies above what that finds */
+		if (coze_prune_limit_hook != NULL)
+			limit = coze_prune_limit_hook();
 		survey(&s);
-		cut = coze_cut_reach(s.members, s.n, coze_cut(), NULL);
+		cut = Min(limit, coze_cut_reach(s.members, s.n, coze_cut(), NULL));
 		if (cut > coze_cut())
 			move_base(&s, cut, &base);
 		if (base.n > 0)
