@@ -430,6 +430,7 @@ for my $node (@nodes)
         0, "no sign of divergence on node $name") or dump_group('signs of divergence');
     my $never = -e "$tmp/never.$name" ? slurp_file("$tmp/never.$name") : '';
     is($never, '', "nothing was seen on node $name that must never be");
+    log_is_found($node) or dump_group('entries that are not found');
     my $log = slurp_file($node->logfile);
     # the server itself gives up, and recovers, when there is no room for its WAL
     my %gave_up = map { $_ => 1 } $log =~ /\[(\d+)\] .*PANIC: .*No space left/g;
