@@ -76,26 +76,51 @@ coze_log_last_segment(void)
 	return 1;
 }
 
+/* Look at all segments that are not the current one; not if another becomes it meanwhile. */
+static bool
+look_at_segments(uint64 rotations, bool *empty)
+{
+	int			current = coze_current_segment();
+
+	for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
+		empty[i] = i != current && segment_blocks(i) == 0;
+	pg_read_barrier();
+	return rotations == coze_segment_rotations();
+}
+
+/*
+ * What was seen holds until the number of rotations rises, which it does before another
+ * segment becomes the current one: so the number is looked at once more behind that.
+ */
 bool
 coze_log_segment_is_empty(int segment)
 {
 	static uint64 known_at = 0; /* of rotations */
 	static bool empty[COZE_LOG_SEGMENTS + 1];
-	uint64		rotations = coze_segment_rotations();
 
 	/* On a standby others write. */
-	if (rotations == 0 || RecoveryInProgress())
+	if (RecoveryInProgress())
 		return false;
-	if (rotations != known_at)
+	for (;;)
 	{
-		int			current = coze_current_segment();
+		uint64		rotations = coze_segment_rotations();
+		int			current;
 
-		known_at = 0;
-		for (int i = 1; i <= COZE_LOG_SEGMENTS; i++)
-			empty[i] = i != current && segment_blocks(i) == 0;
-		known_at = rotations;
+		if (rotations == 0)
+			return false;
+		if (rotations != known_at)
+		{
+			known_at = 0;
+			if (!look_at_segments(rotations, empty))
+				continue;
+			known_at = rotations;
+		}
+		pg_read_barrier();
+		current = coze_current_segment();
+		pg_read_barrier();
+		if (rotations == coze_segment_rotations())
+			return empty[segment] && segment != current;
 	}
-	return empty[segment] && segment != coze_current_segment();
 }
 
 int64
