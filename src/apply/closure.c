@@ -357,6 +357,33 @@ coze_closure_complete(CozeClosure *closure)
 	load_truncates(closure);
 }
 
+/*
+ * The index has grown since: a row that was taken for what its key has at the cut may be
+ * what an entry left that is known only now.  True if so; then the closure must be
+ * completed again.
+ */
+bool
+coze_closure_take_back(CozeClosure *closure)
+{
+	bool		any = false;
+	ListCell   *lc;
+
+	foreach(lc, closure->keys)
+	{
+		CozeClosureKey *k = lfirst(lc);
+
+		if (k->ops != NIL || k->row == NULL)
+			continue;
+		load_ops(closure, k);
+		any |= k->ops != NIL;
+		k->done = k->ops == NIL;
+		k->ops = NIL;
+	}
+	if (any)
+		closure->truncates = NIL;
+	return any;
+}
+
 /* Note all keys and values as written. */
 void
 coze_closure_note_written(const CozeClosure *closure)

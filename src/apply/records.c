@@ -36,6 +36,7 @@
 #include "apply/index.h"
 #include "apply/records.h"
 #include "base/wire_read.h"
+#include "debug.h"
 #include "log/catalog.h"
 #include "log/log.h"
 
@@ -511,7 +512,12 @@ add_partial(CozeClosure *closure, CozeHlc new_cut, const CozeVector *at_cut)
 	return any;
 }
 
-/* Fold the closure up to the new cut; the states, and which of them must be kept. */
+/*
+ * Fold the closure up to the new cut; the states, and which of them must be kept.
+ *
+ * Nothing is locked, so users go on writing.  What a row shows must be known when the
+ * fold begins, be it above the cut: so the index is brought up to date after rows were read.
+ */
 static const CozeState **
 states_at(CozeClosure *closure, CozeClosureFold *f, CozeHlc new_cut, const CozeVector *at_cut,
 		  bool **record)
@@ -524,7 +530,11 @@ states_at(CozeClosure *closure, CozeClosureFold *f, CozeHlc new_cut, const CozeV
 	{
 		coze_closure_add_key(closure, ((CozeBaseRecord *) lfirst(lc))->key);
 	}
-	coze_closure_complete(closure);
+	COZE_DEBUG_POINT("records-before-rows");
+	do
+		coze_closure_complete(closure);
+	while (COZE_RULE("rows-then-index") && coze_index_extend_on(closure->table->relid) &&
+		   coze_closure_take_back(closure));
 	coze_closure_prepare(closure, f, NULL, closure);
 	while (below < f->nentries && f->entries[below].version.hlc <= new_cut)
 		below++;
