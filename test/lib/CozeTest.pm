@@ -302,11 +302,10 @@ sub debug_rule
 sub log_is_found
 {
     my ($node, $dbname) = @_;
-    return poll_until($node, 'SELECT count(*) = 0 FROM (' .
+    return poll_until($node, 'SELECT count(*) = 0 FROM (SELECT l.hlc FROM (' .
         join(' UNION ALL ', map { "SELECT origin, hlc FROM cozesync.log_$_" } 1 .. 8) .
         ') l JOIN cozesync.local_node n USING (origin)
-        LEFT JOIN cozesync.entries() e ON e.origin = cozesync.node_name() AND cozesync.time_hlc(e.hlc) = l.hlc
-        WHERE e.hlc IS NULL', 't', $dbname);
+        EXCEPT SELECT cozesync.time_hlc(hlc) FROM cozesync.entries() WHERE origin = cozesync.node_name()) x', 't', $dbname);
 }
 
 # Start SQL in a session of its own without waiting for its end.  Returns an
