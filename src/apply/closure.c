@@ -358,12 +358,12 @@ coze_closure_complete(CozeClosure *closure)
 }
 
 /*
- * The index has grown since: a row that was taken for what its key has at the cut may be
- * what an entry left that is known only now.  True if so; then the closure must be
- * completed again.
+ * The index has grown since: what a row shows, or that it is not there, may come of an
+ * entry that is known only now, and is not what its key has at the cut.  True if so; then
+ * the closure must be completed again.
  */
 bool
-coze_closure_take_back(CozeClosure *closure)
+coze_closure_recheck(CozeClosure *closure)
 {
 	bool		any = false;
 	ListCell   *lc;
@@ -372,12 +372,9 @@ coze_closure_take_back(CozeClosure *closure)
 	{
 		CozeClosureKey *k = lfirst(lc);
 
-		if (k->ops != NIL || k->row == NULL)
-			continue;
-		load_ops(closure, k);
-		any |= k->ops != NIL;
-		k->done = k->ops == NIL;
-		k->ops = NIL;
+		k->done = k->ops != NIL ||
+			coze_index_first(closure->table->relid, COZE_SLOT_KEY, k->hash) == NULL;
+		any |= !k->done;
 	}
 	if (any)
 		closure->truncates = NIL;

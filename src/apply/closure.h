@@ -49,7 +49,7 @@ extern CozeClosureKey *coze_closure_add_key(CozeClosure *closure, const Datum *k
 extern void coze_closure_add_all(CozeClosure *closure);
 extern void coze_closure_follow_row(CozeClosure *closure, const CozeRow *row);
 extern void coze_closure_complete(CozeClosure *closure);
-extern bool coze_closure_take_back(CozeClosure *closure);
+extern bool coze_closure_recheck(CozeClosure *closure);
 extern void coze_closure_note_written(const CozeClosure *closure);
 
 /* A fold over the closure: entries in version order, and the states at the cut. */

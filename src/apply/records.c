@@ -534,7 +534,7 @@ states_at(CozeClosure *closure, CozeClosureFold *f, CozeHlc new_cut, const CozeV
 	do
 		coze_closure_complete(closure);
 	while (COZE_RULE("rows-then-index") && coze_index_extend_on(closure->table->relid) &&
-		   coze_closure_take_back(closure));
+		   coze_closure_recheck(closure));
 	coze_closure_prepare(closure, f, NULL, closure);
 	while (below < f->nentries && f->entries[below].version.hlc <= new_cut)
 		below++;

@@ -79,36 +79,9 @@ scenario('policy change in flight', 'policy-named', 'k int PRIMARY KEY, v text',
 });
 
 # A deletion leaves nothing to hold on to; who inserts before it has committed has not seen it.
-scenario('lost before it was visible', 'late-own', 'k int PRIMARY KEY, v text', sub {
-    my ($t) = @_;
-    policy($t, q{'node_order', node_order => ARRAY['b', 'a']});
-    sql('a', "INSERT INTO $t VALUES (1, 'o')");
-    carry_all();
-    sql('b', "DELETE FROM $t WHERE k = 1");
-    sql('a', "DELETE FROM $t WHERE k = 1");
-    stop_at('apply-before-commit');
-    my $upto = carry_no_wait('b', 'a');
-    stopped_at('apply-before-commit');
-    sql('a', "INSERT INTO $t VALUES (1, 'again')");
-    go_at('apply-before-commit');
-    wait_applied('a', 'b', $upto);
-    quick_beats(1);
-    # one more entry has the applier look around
-    sql('a', "INSERT INTO $t VALUES (2, 'x')");
-    carry_all();
-    my $ok = 0;
-    for (1 .. 100)
-    {
-        $ok = rows('a', $t) eq rows('b', $t) and last;
-        select undef, undef, undef, 0.05;
-    }
-    quick_beats(0);
-    carry_all();
-    return expect($t, '(2,x)');
-});
-
-# The same, while a user's lock keeps the applier from going through it and the cut could pass it.
-scenario('the cut comes to what is still to be gone through', 'late-first', 'k int PRIMARY KEY, v text', sub {
+# a's insert, which comes to light late, loses; the hlc of what was late.
+sub insert_unseen
+{
     my ($t) = @_;
     policy($t, q{'node_order', node_order => ARRAY['b', 'a']});
     sql('a', "INSERT INTO $t VALUES (1, 'o')");
@@ -122,6 +95,37 @@ scenario('the cut comes to what is still to be gone through', 'late-first', 'k i
     my $late = held('a', 'a');
     go_at('apply-before-commit');
     wait_applied('a', 'b', $upto);
+    return $late;
+}
+
+sub rows_become_the_same
+{
+    my ($t) = @_;
+    for (1 .. 100)
+    {
+        last if rows('a', $t) eq rows('b', $t);
+        select undef, undef, undef, 0.05;
+    }
+    quick_beats(0);
+    carry_all();
+    return;
+}
+
+scenario('lost before it was visible', 'late-own', 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    insert_unseen($t);
+    quick_beats(1);
+    # one more entry has the applier look around
+    sql('a', "INSERT INTO $t VALUES (2, 'x')");
+    carry_all();
+    rows_become_the_same($t);
+    return expect($t, '(2,x)');
+});
+
+# The same, while a user's lock keeps the applier from going through it and the cut could pass it.
+scenario('the cut comes to what is still to be gone through', 'late-first', 'k int PRIMARY KEY, v text', sub {
+    my ($t) = @_;
+    my $late = insert_unseen($t);
     my $lock = in_background('a', "BEGIN; LOCK TABLE $t IN SHARE MODE; SELECT pg_advisory_lock(82); SELECT pg_sleep(300)");
     poll_until($server, q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 82}, '1', 'a');
     quick_beats(1);
@@ -134,14 +138,7 @@ scenario('the cut comes to what is still to be gone through', 'late-first', 'k i
         select undef, undef, undef, 0.1;
     }
     sql('a', q{SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 82});
-    my $ok = 0;
-    for (1 .. 100)
-    {
-        $ok = rows('a', $t) eq rows('b', $t) and last;
-        select undef, undef, undef, 0.05;
-    }
-    quick_beats(0);
-    carry_all();
+    rows_become_the_same($t);
     return expect($t, '');
 });
 
